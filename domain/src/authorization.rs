@@ -1,0 +1,197 @@
+//! May this subject do this, here, now? The one function behind every decision, live or as of the past, with the reason
+//! that came first. Pure: the caller brings the token, the standing and the time.
+
+use std::net::IpAddr;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::access_token::{AccessToken, Status, Token, TokenType};
+use crate::ids::OrganizationId;
+use crate::member::Standing;
+use crate::policy::{Decision, Permission, Statement};
+
+/// Why a question was answered as it was: the first that applies, in this order. A closed list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// The node can't vouch that it knows the log up to now.
+    StaleReplica,
+    /// No token has this secret or id.
+    UnknownToken,
+    /// It was removed.
+    TokenRemoved,
+    /// Its time has passed.
+    TokenExpired,
+    /// A message about the member is parked: what it may do is not known. Personal tokens and members.
+    MemberBlocked,
+    /// The creator (or the asking member) does not belong to the organization. Personal tokens and members.
+    CreatorNotAMember,
+    /// It was deactivated, or its creator has left since it was last activated.
+    TokenInactive,
+    /// Not from this address.
+    IpNotAllowed,
+    /// A statement denies it.
+    DeniedByStatement,
+    /// No statement speaks of it.
+    NoMatchingStatement,
+    /// The creator may, but the token was narrowed.
+    OutsideTokenScope,
+    /// A statement allows it and none denies it.
+    Allowed,
+}
+
+/// What is asked, from where and when.
+#[derive(Clone, Copy, Debug)]
+pub struct Question<'a> {
+    /// FeatBit's permission, as `ToggleFlag`.
+    pub action: &'a str,
+    /// A resource name as raw text.
+    pub resource: &'a str,
+    /// The organization the asker believes the resource to be in, if it says so.
+    pub organization_id: Option<OrganizationId>,
+    /// The address of whoever presented the token.
+    pub address: Option<IpAddr>,
+    /// The time.
+    pub now: DateTime<Utc>,
+}
+
+/// The answer, and the statement it rests on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Answer<'a> {
+    /// Why.
+    pub reason: Reason,
+    /// The statement that allowed or denied it, where one did.
+    pub statement: Option<&'a Statement>,
+}
+
+impl Answer<'_> {
+    /// Is it allowed?
+    #[must_use]
+    pub fn is_allowed(&self) -> bool {
+        self.reason == Reason::Allowed
+    }
+}
+
+impl From<Reason> for Answer<'_> {
+    fn from(reason: Reason) -> Self {
+        Self {
+            reason,
+            statement: None,
+        }
+    }
+}
+
+/// May this token do it? `creator` is its creator's standing; only personal tokens depend on it.
+#[must_use]
+pub fn decide_for_token<'a>(
+    token: &'a AccessToken,
+    creator: &'a Standing,
+    question: &Question<'_>,
+) -> Answer<'a> {
+    match token {
+        AccessToken::Unknown => Reason::UnknownToken.into(),
+        AccessToken::Removed(_) => Reason::TokenRemoved.into(),
+        AccessToken::Live(token) => match usability(token, creator, question) {
+            Some(reason) => reason.into(),
+            None => permitted(token, creator, question),
+        },
+    }
+}
+
+/// May this member do it, by its own permission?
+#[must_use]
+pub fn decide_for_member<'a>(
+    member: &'a Standing,
+    organization_id: OrganizationId,
+    question: &Question<'_>,
+) -> Answer<'a> {
+    match membership(member) {
+        Some(reason) => reason.into(),
+        None => by_permission(&member.permission, organization_id, question),
+    }
+}
+
+/// Why the token can't be used at all, whatever is asked.
+fn usability(token: &Token, creator: &Standing, question: &Question<'_>) -> Option<Reason> {
+    if token.is_expired(question.now) {
+        return Some(Reason::TokenExpired);
+    }
+    if token.token_type == TokenType::Personal {
+        if let Some(reason) = membership(creator) {
+            return Some(reason);
+        }
+        if token.membership_number != creator.membership_number {
+            return Some(Reason::TokenInactive);
+        }
+    }
+    if token.status != Status::Active {
+        return Some(Reason::TokenInactive);
+    }
+    (!is_address_allowed(token, question.address)).then_some(Reason::IpNotAllowed)
+}
+
+fn membership(member: &Standing) -> Option<Reason> {
+    if member.is_blocked {
+        Some(Reason::MemberBlocked)
+    } else if !member.is_member {
+        Some(Reason::CreatorNotAMember)
+    } else {
+        None
+    }
+}
+
+/// An address that came as v6 but means v4 counts as v4.
+fn is_address_allowed(token: &Token, address: Option<IpAddr>) -> bool {
+    token.allowed_ips.is_empty()
+        || address.is_some_and(|address| {
+            let address = address.to_canonical();
+            token.allowed_ips.iter().any(|allowed| allowed.contains(&address))
+        })
+}
+
+fn permitted<'a>(token: &'a Token, creator: &'a Standing, question: &Question<'_>) -> Answer<'a> {
+    match token.token_type {
+        TokenType::Service => by_permission(&token.permission, token.organization_id, question),
+        TokenType::Personal => {
+            let answer = by_permission(&creator.permission, token.organization_id, question);
+            if answer.is_allowed() && !is_in_scope(token, question) {
+                return Reason::OutsideTokenScope.into();
+            }
+            answer
+        }
+    }
+}
+
+/// A personal token without statements is not narrowed.
+fn is_in_scope(token: &Token, question: &Question<'_>) -> bool {
+    token.permission.entries().is_empty()
+        || token
+            .permission
+            .decide(question.resource, question.action)
+            .is_allowed()
+}
+
+fn by_permission<'a>(
+    permission: &'a Permission,
+    organization_id: OrganizationId,
+    question: &Question<'_>,
+) -> Answer<'a> {
+    if question
+        .organization_id
+        .is_some_and(|asked| asked != organization_id)
+    {
+        return Reason::NoMatchingStatement.into();
+    }
+    match permission.decide(question.resource, question.action) {
+        Decision::Allowed(statement) => Answer {
+            reason: Reason::Allowed,
+            statement: Some(statement),
+        },
+        Decision::Denied(statement) => Answer {
+            reason: Reason::DeniedByStatement,
+            statement: Some(statement),
+        },
+        Decision::NoMatch => Reason::NoMatchingStatement.into(),
+    }
+}

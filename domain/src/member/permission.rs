@@ -1,0 +1,92 @@
+//! A member's statements and revocations, each at its place, and what they come to. The places alone decide: events
+//! that arrive late take the place they would have had in time.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::policy::{Entry, Permission, Revocation, Statement};
+
+/// What changed a member's permission between two full states.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) enum Change {
+    /// These statements were added.
+    Granted(Vec<Statement>),
+    /// This was taken from every allow granted before.
+    Revoked(Revocation),
+}
+
+/// The last full state heard of, and every change placed after it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct PermissionHistory {
+    base: Option<Base>,
+    changes: BTreeMap<i64, Change>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Base {
+    place: i64,
+    statements: Vec<Statement>,
+}
+
+impl PermissionHistory {
+    /// Would a full state at this place change anything?
+    pub(super) fn takes_full_state(&self, place: i64) -> bool {
+        self.base.as_ref().is_none_or(|base| place > base.place)
+    }
+
+    /// Would a change at this place change anything? Not at or below the last full state, and not a second time.
+    pub(super) fn takes_change(&self, place: i64) -> bool {
+        self.takes_full_state(place) && !self.changes.contains_key(&place)
+    }
+
+    /// The highest place heard of.
+    pub(super) fn last_place(&self) -> Option<i64> {
+        let base = self.base.as_ref().map(|base| base.place);
+        base.max(self.changes.keys().next_back().copied())
+    }
+
+    /// Exactly these statements from this place on; later changes stand.
+    pub(super) fn set(&mut self, place: i64, statements: Vec<Statement>) {
+        if self.base.as_ref().is_none_or(|base| place >= base.place) {
+            self.changes.retain(|at, _| *at > place);
+            self.base = Some(Base { place, statements });
+        }
+    }
+
+    /// One change, at its place.
+    pub(super) fn change(&mut self, place: i64, change: Change) {
+        if self.takes_change(place) {
+            self.changes.insert(place, change);
+        }
+    }
+
+    /// What is in force: nothing while no full state has been heard of (a grant alone makes nobody a member with
+    /// permission), else the statements and revocations in their order. A later statement replaces all earlier ones of
+    /// its id; within one event equal ids are all kept.
+    pub(super) fn in_force(&self) -> Permission {
+        let Some(base) = &self.base else {
+            return Permission::default();
+        };
+        let mut entries: Vec<Entry> = base.statements.iter().cloned().map(Entry::Statement).collect();
+        for change in self.changes.values() {
+            match change {
+                Change::Granted(statements) => {
+                    entries.retain(|entry| !is_replaced(entry, statements));
+                    entries.extend(statements.iter().cloned().map(Entry::Statement));
+                }
+                Change::Revoked(revocation) => entries.push(Entry::Revocation(revocation.clone())),
+            }
+        }
+        Permission::new(entries)
+    }
+}
+
+fn is_replaced(entry: &Entry, by: &[Statement]) -> bool {
+    match entry {
+        Entry::Statement(Statement { id: Some(id), .. }) => {
+            by.iter().any(|statement| statement.id.as_ref() == Some(id))
+        }
+        Entry::Statement(_) | Entry::Revocation(_) => false,
+    }
+}

@@ -1,0 +1,233 @@
+//! Resource patterns: which resource names a statement or a revocation is about.
+//!
+//! Matching works on the raw text of a resource, so that a name of an odd form is answered, never refused. A pattern is
+//! split once, when it is made; matching does not allocate. Comparing patterns ([`contains`](ResourcePattern::contains),
+//! [`overlaps`](ResourcePattern::overlaps)) errs on one known side each.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize, Serializer};
+
+use super::glob::Glob;
+
+/// Text such as `project/*:env/prod:flag/*;beta` that says which resource names are meant. Any text is a pattern; the
+/// empty one matches nothing. JSON: the text.
+#[derive(Clone, PartialEq, Eq, Hash, Deserialize)]
+#[serde(from = "String")]
+pub struct ResourcePattern {
+    text: String,
+    /// None for the empty pattern, otherwise what stands between the `:`.
+    segments: Box<[SegmentPattern]>,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct SegmentPattern {
+    path: Glob,
+    /// Empty: tags are not looked at.
+    tags: Box<[Glob]>,
+}
+
+impl ResourcePattern {
+    /// The pattern this text is.
+    pub fn new(text: impl Into<String>) -> Self {
+        let text = text.into();
+        let segments = segments(&text).map(SegmentPattern::new).collect();
+        Self { text, segments }
+    }
+
+    /// The text as it was given.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether the pattern matches a resource, given as raw text. Segment by segment; a pattern with fewer segments
+    /// matches everything below, one with more does not match. An empty text matches and is matched by nothing.
+    pub fn matches(&self, resource: &str) -> bool {
+        let mut names = segments(resource);
+        !self.is_empty()
+            && self
+                .segments
+                .iter()
+                .all(|segment| names.next().is_some_and(|name| segment.matches(name)))
+    }
+
+    /// Whether every resource the other pattern matches is matched by this one. True only if that can be shown: a no may
+    /// be a contained pattern, a yes is never wrong.
+    pub fn contains(&self, other: &Self) -> bool {
+        if other.is_empty() {
+            return true;
+        }
+        let mut others = other.segments.iter();
+        !self.is_empty()
+            && self
+                .segments
+                .iter()
+                .all(|segment| others.next().is_some_and(|other| segment.contains(other)))
+    }
+
+    /// Whether some resource may be matched by both. Never misses one. Tags don't count: a resource may carry those that
+    /// either pattern asks for.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let shared = self.segments.iter().zip(&other.segments);
+        !self.is_empty()
+            && !other.is_empty()
+            && shared
+                .into_iter()
+                .all(|(one, other)| one.path.overlaps(&other.path))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.segments.is_empty()
+    }
+}
+
+impl SegmentPattern {
+    fn new(segment: &str) -> Self {
+        let (path, tags) = path_and_tags(segment);
+        Self {
+            path: Glob::new(path),
+            tags: split_tags(tags).map(Glob::new).collect(),
+        }
+    }
+
+    fn matches(&self, segment: &str) -> bool {
+        let (path, tags) = path_and_tags(segment);
+        self.path.matches(path)
+            && (self.tags.is_empty()
+                || split_tags(tags).any(|tag| self.tags.iter().any(|wanted| wanted.matches(tag))))
+    }
+
+    fn contains(&self, other: &Self) -> bool {
+        let tag_contained = |tag| self.tags.iter().any(|wanted: &Glob| wanted.contains(tag));
+        self.path.contains(&other.path)
+            && (self.tags.is_empty() || (!other.tags.is_empty() && other.tags.iter().all(tag_contained)))
+    }
+}
+
+impl fmt::Debug for ResourcePattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ResourcePattern").field(&self.text).finish()
+    }
+}
+
+impl From<String> for ResourcePattern {
+    fn from(text: String) -> Self {
+        Self::new(text)
+    }
+}
+
+impl Serialize for ResourcePattern {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.text)
+    }
+}
+
+/// What stands between the `:`; nothing in an empty text.
+fn segments(text: &str) -> impl Iterator<Item = &str> {
+    text.split(':').filter(|_| !text.is_empty())
+}
+
+/// What stands before the first `;`, and what stands behind it.
+fn path_and_tags(segment: &str) -> (&str, &str) {
+    segment.split_once(';').unwrap_or((segment, ""))
+}
+
+/// The tags of a segment: FeatBit looks at nothing behind a second `;`. An empty text holds none, `,` two that are empty.
+fn split_tags(tags: &str) -> impl Iterator<Item = &str> {
+    let (tags, _) = tags.split_once(';').unwrap_or((tags, ""));
+    tags.split(',').filter(|_| !tags.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pattern(text: &str) -> ResourcePattern {
+        ResourcePattern::new(text)
+    }
+
+    #[test]
+    fn a_star_alone_matches_whatever_has_a_name() {
+        for resource in ["iam/*", "project/p:env/e:flag/f;a", ":", ";", "*"] {
+            assert!(pattern("*").matches(resource), "{resource}");
+        }
+        assert!(!pattern("*").matches(""));
+        assert!(!pattern("*:*").matches("project/p"));
+    }
+
+    #[test]
+    fn only_what_stands_between_the_first_two_semicolons_is_tags() {
+        assert!(pattern("flag/a;x").matches("flag/a;x;y"));
+        assert!(!pattern("flag/a;y").matches("flag/a;x;y"));
+        assert!(pattern("flag/a;x;y").matches("flag/a;x"));
+        assert!(pattern("flag/a;").matches("flag/a"));
+        assert!(pattern("flag/a;,").matches("flag/a;x,"));
+        assert!(!pattern("flag/a;,").matches("flag/a;"));
+    }
+
+    /// Tried: without the count of segments, without the tags, with any instead of all of the other's tags, with tags
+    /// required of the other only where it has some.
+    #[test]
+    fn a_pattern_contains_what_is_below_it_and_no_more() {
+        for (outer, inner, expected) in [
+            ("project/*", "project/web:env/prod", true),
+            ("project/web:env/prod", "project/*", false),
+            ("project/*:env/*:flag/*", "project/*", false),
+            ("project/*", "project/*", true),
+            ("project/w*", "project/*", false),
+            ("*", "project/*;a:env/*", true),
+            ("project/*", "*", false),
+            ("flag/*;a", "flag/*", false),
+            ("flag/*", "flag/*;a", true),
+            ("flag/*;a,b", "flag/x;b", true),
+            ("flag/*;a,b", "flag/x;b,c", false),
+            ("flag/*;*", "flag/x;c", true),
+            ("flag/*;*", "flag/x", false),
+            ("flag/*;team-*", "flag/x;team-*", true),
+            ("flag/*;team-a", "flag/x;team-*", false),
+            ("", "", true),
+            ("project/*", "", true),
+            ("", "project/*", false),
+        ] {
+            assert_eq!(
+                pattern(outer).contains(&pattern(inner)),
+                expected,
+                "{outer} contains {inner}"
+            );
+        }
+    }
+
+    #[test]
+    fn patterns_overlap_where_one_resource_could_be_in_both() {
+        for (one, other, expected) in [
+            ("project/web", "project/*:env/prod:flag/*", true),
+            ("project/web:env/dev", "project/*:env/prod:flag/*", false),
+            ("flag/a*", "flag/*b", true),
+            ("flag/a*", "flag/b*", false),
+            ("flag/*;a", "flag/x;b", true),
+            ("flag/*;a", "flag/x", true),
+            ("*", "iam/*", true),
+            ("project/*", "iam/*", false),
+            ("", "*", false),
+            ("", "", false),
+        ] {
+            assert_eq!(
+                pattern(one).overlaps(&pattern(other)),
+                expected,
+                "{one} overlaps {other}"
+            );
+            assert_eq!(
+                pattern(other).overlaps(&pattern(one)),
+                expected,
+                "{other} overlaps {one}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_pattern_is_its_text_in_json() {
+        let json = "\"project/*:env/é;a,\"";
+        let read: ResourcePattern = serde_json::from_str(json).expect("any text is a pattern");
+        assert_eq!(serde_json::to_string(&read).expect("serializes"), json);
+    }
+}

@@ -1,0 +1,9 @@
+//! From the log to the read models. The log is read by position, without gaps; each read model is a projector, a list of
+//! (event, statement); one runner feeds any of them and moves its checkpoint in the same transaction. Live and replay are
+//! the same loop.
+
+pub mod access_tokens;
+pub mod checkpoint;
+pub mod log;
+pub mod members;
+pub mod runner;

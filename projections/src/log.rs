@@ -1,0 +1,199 @@
+//! Reads the log by position. Positions are dense: a missing one means that something is badly wrong with the log or with
+//! the reading of it, and stops the reader. An event this binary doesn't know stops it too; nothing is ever skipped.
+
+use chrono::{DateTime, Utc};
+use domain::access_token::AccessTokenEvent;
+use domain::ids::OrganizationId;
+use domain::member::MemberEvent;
+use domain::organization::OrganizationEvent;
+use serde_json::Value;
+use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, Row};
+use thiserror::Error;
+
+/// An event as the log has it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RecordedEvent {
+    /// Its place in the whole log, from 1.
+    pub position: i64,
+    /// When it was appended, by the database's clock.
+    pub recorded_at: DateTime<Utc>,
+    /// In which organization.
+    pub organization_id: OrganizationId,
+    /// Its stream's id.
+    pub aggregate_id: String,
+    /// Its place in its stream, from 1.
+    pub sequence: i64,
+    /// Who, from which request.
+    pub metadata: Value,
+    /// What happened.
+    pub fact: Fact,
+}
+
+/// What happened, to whichever aggregate.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Fact {
+    /// To a token.
+    AccessToken(AccessTokenEvent),
+    /// To a member.
+    Member(MemberEvent),
+    /// To an organization.
+    Organization(OrganizationEvent),
+}
+
+/// Why the log can't be read on.
+#[derive(Debug, Error)]
+pub enum ReadLogError {
+    /// The database.
+    #[error("the log is out of reach")]
+    Database(#[from] sqlx::Error),
+    /// A position is not there.
+    #[error("position {expected} is missing from the log: the next one is {found}")]
+    Gap {
+        /// The one that should have come.
+        expected: i64,
+        /// The one that came.
+        found: i64,
+    },
+    /// An event this binary can't read: it is older than the log, or the log was tampered with.
+    #[error(
+        "the event at position {position} can't be read by this version: {event_type} of {aggregate_type}: {cause}"
+    )]
+    Unreadable {
+        /// Where.
+        position: i64,
+        /// Of which kind of stream.
+        aggregate_type: String,
+        /// Of which type.
+        event_type: String,
+        /// What the parser says.
+        cause: String,
+    },
+}
+
+/// The events after a position, in order, at most `limit`.
+///
+/// # Errors
+/// [`ReadLogError`]; nothing is returned of a page in which something is wrong.
+pub async fn read_after(
+    connection: &mut PgConnection,
+    position: i64,
+    limit: i64,
+) -> Result<Vec<RecordedEvent>, ReadLogError> {
+    let rows = sqlx::query(
+        "select position, recorded_at, organization_id, aggregate_type, aggregate_id, sequence, event_type, payload, metadata
+         from events
+         where position > $1
+         order by position
+         limit $2",
+    )
+    .bind(position)
+    .bind(limit)
+    .fetch_all(connection)
+    .await?;
+    let mut events = Vec::with_capacity(rows.len());
+    for (expected, row) in (position.saturating_add(1)..).zip(&rows) {
+        let found: i64 = row.try_get("position")?;
+        if found != expected {
+            return Err(ReadLogError::Gap { expected, found });
+        }
+        events.push(recorded(row)?);
+    }
+    Ok(events)
+}
+
+/// The events of some streams in the order of the log, a page of them; for histories.
+///
+/// # Errors
+/// [`ReadLogError`]
+pub async fn read_streams(
+    connection: &mut PgConnection,
+    streams: &[(&str, String)],
+    skip: i64,
+    limit: i64,
+) -> Result<Vec<RecordedEvent>, ReadLogError> {
+    let (types, ids): (Vec<&str>, Vec<&str>) = streams.iter().map(|(kind, id)| (*kind, id.as_str())).unzip();
+    let rows = sqlx::query(
+        "select position, recorded_at, organization_id, aggregate_type, aggregate_id, sequence, event_type, payload, metadata
+         from events
+         join unnest($1::text[], $2::text[]) as wanted (aggregate_type, aggregate_id)
+             using (aggregate_type, aggregate_id)
+         order by position
+         offset $3 limit $4",
+    )
+    .bind(types)
+    .bind(ids)
+    .bind(skip)
+    .bind(limit)
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(recorded).collect()
+}
+
+/// The newest position; 0 for an empty log.
+///
+/// # Errors
+/// Where the database is out of reach.
+pub async fn head(connection: &mut PgConnection) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar("select coalesce((select position from events order by position desc limit 1), 0)")
+        .fetch_one(connection)
+        .await
+}
+
+/// The position of a stream's last event; 0 where it has none.
+///
+/// # Errors
+/// Where the database is out of reach.
+pub async fn last_position(
+    connection: &mut PgConnection,
+    aggregate_type: &str,
+    aggregate_id: &str,
+) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar(
+        "select coalesce((select position from events where aggregate_type = $1 and aggregate_id = $2
+                          order by sequence desc limit 1), 0)",
+    )
+    .bind(aggregate_type)
+    .bind(aggregate_id)
+    .fetch_one(connection)
+    .await
+}
+
+fn recorded(row: &PgRow) -> Result<RecordedEvent, ReadLogError> {
+    let position: i64 = row.try_get("position")?;
+    let aggregate_type: String = row.try_get("aggregate_type")?;
+    let payload: Value = row.try_get("payload")?;
+    let fact = match aggregate_type.as_str() {
+        "access_token" => serde_json::from_value(payload)
+            .map(Fact::AccessToken)
+            .map_err(|error| error.to_string()),
+        "member" => serde_json::from_value(payload)
+            .map(Fact::Member)
+            .map_err(|error| error.to_string()),
+        "organization" => serde_json::from_value(payload)
+            .map(Fact::Organization)
+            .map_err(|error| error.to_string()),
+        _ => Err("no such aggregate".to_owned()),
+    };
+    let fact = match fact {
+        Ok(fact) => fact,
+        Err(cause) => {
+            let event_type = row.try_get("event_type")?;
+            return Err(ReadLogError::Unreadable {
+                position,
+                aggregate_type,
+                event_type,
+                cause,
+            });
+        }
+    };
+    Ok(RecordedEvent {
+        position,
+        recorded_at: row.try_get("recorded_at")?,
+        organization_id: row.try_get::<uuid::Uuid, _>("organization_id")?.into(),
+        aggregate_id: row.try_get("aggregate_id")?,
+        sequence: row.try_get("sequence")?,
+        metadata: row.try_get("metadata")?,
+        fact,
+    })
+}

@@ -1,0 +1,263 @@
+//! The authorization index: digest to token to member, in memory, complete. No time to live, no result cache, no
+//! read-through. Reading takes no lock; one task writes. A personal token points at its creator's entry, so one event
+//! changes all of a member's tokens at once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use cqrs_es::Aggregate;
+use domain::access_token::{AccessToken, AccessTokenEvent};
+use domain::authorization::{Answer, Question, Reason, decide_for_member, decide_for_token};
+use domain::ids::{MemberId, OrganizationId, TokenId};
+use domain::member::{Member, MemberEvent, Standing};
+use domain::organization::OrganizationEvent;
+use domain::secret::{Secret, SecretDigest};
+use papaya::HashMap;
+use projections::log::{Fact, RecordedEvent};
+use tokio::sync::watch;
+
+use crate::clock::since_boot;
+
+/// Who a question is about.
+#[derive(Debug)]
+pub enum Subject {
+    /// Whoever presents this secret.
+    Secret(Secret),
+    /// A token by its id.
+    Token(TokenId),
+    /// A member by its id.
+    Member(OrganizationId, MemberId),
+    /// Something that names nobody.
+    Unknown,
+}
+
+/// Everything that decisions are made from.
+#[derive(Debug)]
+pub struct Index {
+    by_digest: HashMap<SecretDigest, Arc<TokenEntry>>,
+    by_id: HashMap<TokenId, Arc<TokenEntry>>,
+    members: HashMap<(OrganizationId, MemberId), Arc<MemberEntry>>,
+    position: watch::Sender<i64>,
+    /// Until when, in milliseconds since boot, this node may vouch for what it knows.
+    fresh_until: AtomicU64,
+}
+
+#[derive(Debug)]
+struct TokenEntry {
+    token: ArcSwap<AccessToken>,
+    creator: Arc<MemberEntry>,
+    organization_id: OrganizationId,
+}
+
+#[derive(Debug, Default)]
+struct MemberEntry {
+    member: ArcSwap<Member>,
+    standing: ArcSwap<Standing>,
+    /// Its organization was removed, and it has not been added since.
+    ended: AtomicBool,
+}
+
+impl MemberEntry {
+    fn changed(&self) {
+        let mut standing = self.member.load().standing();
+        standing.is_member &= !self.ended.load(Ordering::Relaxed);
+        self.standing.store(Arc::new(standing));
+    }
+}
+
+impl Default for Index {
+    fn default() -> Self {
+        Self {
+            by_digest: HashMap::new(),
+            by_id: HashMap::new(),
+            members: HashMap::new(),
+            position: watch::Sender::new(0),
+            fresh_until: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Index {
+    /// Answers a question, and hands the answer with the position it is at least true at to `answer`: it borrows from the
+    /// index. Denies where this node can't vouch that it knows the log up to now, or has not reached `at_least`.
+    pub fn decide<T>(
+        &self,
+        subject: &Subject,
+        question: &Question<'_>,
+        at_least: i64,
+        answer: impl FnOnce(i64, Answer<'_>) -> T,
+    ) -> T {
+        // Before anything is looked up: what is found can only be newer.
+        let position = self.position();
+        if position < at_least {
+            return answer(position, Reason::StaleReplica.into());
+        }
+        match subject {
+            Subject::Secret(secret) => {
+                let entry = self.by_digest.pin().get(&secret.digest()).cloned();
+                self.decide_for_entry(entry.as_deref(), question, position, answer)
+            }
+            Subject::Token(token_id) => {
+                let entry = self.by_id.pin().get(token_id).cloned();
+                self.decide_for_entry(entry.as_deref(), question, position, answer)
+            }
+            Subject::Member(organization_id, member_id) => {
+                let standing = self.standing(*organization_id, *member_id);
+                let found = decide_for_member(&standing, *organization_id, question);
+                self.vouch(position, found, answer)
+            }
+            Subject::Unknown => self.vouch(position, Reason::UnknownToken.into(), answer),
+        }
+    }
+
+    fn decide_for_entry<T>(
+        &self,
+        entry: Option<&TokenEntry>,
+        question: &Question<'_>,
+        position: i64,
+        answer: impl FnOnce(i64, Answer<'_>) -> T,
+    ) -> T {
+        let Some(entry) = entry else {
+            return self.vouch(position, Reason::UnknownToken.into(), answer);
+        };
+        let token = entry.token.load();
+        let creator = entry.creator.standing.load();
+        self.vouch(position, decide_for_token(&token, &creator, question), answer)
+    }
+
+    /// The clock is read after the decision is made: a node that stood still in between does not vouch for it.
+    fn vouch<T>(&self, position: i64, found: Answer<'_>, answer: impl FnOnce(i64, Answer<'_>) -> T) -> T {
+        if self.is_fresh() {
+            answer(position, found)
+        } else {
+            answer(position, Reason::StaleReplica.into())
+        }
+    }
+
+    /// What is known of a member; of somebody unknown, that it is no member.
+    #[must_use]
+    pub fn standing(&self, organization_id: OrganizationId, member_id: MemberId) -> Arc<Standing> {
+        match self.members.pin().get(&(organization_id, member_id)) {
+            Some(entry) => entry.standing.load_full(),
+            None => Arc::default(),
+        }
+    }
+
+    /// The member itself, for the rules of management.
+    #[must_use]
+    pub fn member(&self, organization_id: OrganizationId, member_id: MemberId) -> Option<Arc<Member>> {
+        let pinned = self.members.pin();
+        let entry = pinned.get(&(organization_id, member_id))?;
+        entry.standing.load().is_member.then(|| entry.member.load_full())
+    }
+
+    /// The last position applied.
+    #[must_use]
+    pub fn position(&self) -> i64 {
+        *self.position.borrow()
+    }
+
+    /// Waits until a position is applied; false where it was not in time.
+    pub async fn reached(&self, position: i64, patience: Duration) -> bool {
+        let mut seen = self.position.subscribe();
+        let reached = seen.wait_for(|applied| *applied >= position);
+        matches!(tokio::time::timeout(patience, reached).await, Ok(Ok(_)))
+    }
+
+    /// Can this node vouch that it knows the log up to now?
+    #[must_use]
+    pub fn is_fresh(&self) -> bool {
+        milliseconds(since_boot()) < self.fresh_until.load(Ordering::Acquire)
+    }
+
+    /// Everything up to the head was applied, as of this time since boot, and may be vouched for so long.
+    pub(super) fn confirmed(&self, as_of: Duration, max_staleness: Duration) {
+        self.fresh_until.store(
+            milliseconds(as_of.saturating_add(max_staleness)),
+            Ordering::Release,
+        );
+    }
+
+    /// Takes the next event of the log. Only the tailer calls this, one event after the other.
+    pub(super) fn apply(&self, event: &RecordedEvent) {
+        match &event.fact {
+            Fact::AccessToken(fact) => self.apply_to_token(event, fact),
+            Fact::Member(fact) => self.apply_to_member(fact),
+            Fact::Organization(OrganizationEvent::Removed { organization_id }) => {
+                self.remove_organization(*organization_id);
+            }
+        }
+        self.position.send_replace(event.position);
+    }
+
+    fn apply_to_token(&self, event: &RecordedEvent, fact: &AccessTokenEvent) {
+        if let AccessTokenEvent::Created(created) = fact {
+            let mut token = AccessToken::default();
+            token.apply(fact.clone());
+            let entry = Arc::new(TokenEntry {
+                token: ArcSwap::from_pointee(token),
+                creator: self.member_entry(created.organization_id, created.creator_id),
+                organization_id: created.organization_id,
+            });
+            self.by_id.pin().insert(created.token_id, Arc::clone(&entry));
+            self.by_digest.pin().insert(created.digest, entry);
+            return;
+        }
+        let Ok(token_id) = event.aggregate_id.parse::<TokenId>() else {
+            return;
+        };
+        if let Some(entry) = self.by_id.pin().get(&token_id) {
+            let mut token = AccessToken::clone(&entry.token.load());
+            token.apply(fact.clone());
+            entry.token.store(Arc::new(token));
+        }
+    }
+
+    fn apply_to_member(&self, fact: &MemberEvent) {
+        let (organization_id, member_id) = fact.subject();
+        let entry = self.member_entry(organization_id, member_id);
+        if matches!(fact, MemberEvent::Added { .. }) {
+            entry.ended.store(false, Ordering::Relaxed);
+        }
+        let mut member = Member::clone(&entry.member.load());
+        member.apply(fact.clone());
+        entry.member.store(Arc::new(member));
+        entry.changed();
+    }
+
+    fn remove_organization(&self, organization_id: OrganizationId) {
+        for (_, entry) in self
+            .by_id
+            .pin()
+            .iter()
+            .filter(|(_, entry)| entry.organization_id == organization_id)
+        {
+            if let AccessToken::Live(token) = AccessToken::clone(&entry.token.load()) {
+                entry.token.store(Arc::new(AccessToken::Removed(token)));
+            }
+        }
+        for ((_, _), entry) in self
+            .members
+            .pin()
+            .iter()
+            .filter(|((of, _), _)| *of == organization_id)
+        {
+            entry.ended.store(true, Ordering::Relaxed);
+            entry.changed();
+        }
+    }
+
+    fn member_entry(&self, organization_id: OrganizationId, member_id: MemberId) -> Arc<MemberEntry> {
+        Arc::clone(
+            self.members
+                .pin()
+                .get_or_insert_with((organization_id, member_id), Arc::default),
+        )
+    }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

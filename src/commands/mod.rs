@@ -1,0 +1,195 @@
+//! The only writer: load the streams, let the domain decide, append, retry on conflict, answer with the position. One file
+//! per subject; what they share is here. Authorizes from the streams it guards, never from the index.
+
+pub mod access_tokens;
+pub mod housekeeping;
+pub mod membership;
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use domain::access_token::AccessTokenRefusal;
+use domain::ids::{MemberId, OrganizationId};
+use projections::log::last_position;
+use sqlx::PgPool;
+use thiserror::Error;
+use uuid::Uuid;
+
+use crate::clock::Clock;
+use crate::log::{AppendError, AppendOutcome, Appender, UnitError, UnitOfWork};
+
+/// How often a command is decided again after a conflict.
+const MAX_ATTEMPTS: u32 = 8;
+/// The first pause between two attempts; each is longer by this.
+const PAUSE: Duration = Duration::from_millis(3);
+
+/// Carries out commands. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Commands {
+    pool: PgPool,
+    appender: Appender,
+    clock: Clock,
+}
+
+/// Who asks for a command, as each of its events will say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Actor {
+    /// A member, over HTTP.
+    Member(Caller),
+    /// The membership topic.
+    Intake,
+    /// The service itself, answering an event or the hour.
+    Reactor,
+}
+
+/// A member who asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// In which organization.
+    pub organization_id: OrganizationId,
+    /// Who.
+    pub member_id: MemberId,
+    /// From which request.
+    pub request_id: String,
+}
+
+/// What a command came to, and where in the log that stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Done<T> {
+    /// The result.
+    pub value: T,
+    /// The position of its last event; of the stream's last event where nothing had to change.
+    pub position: i64,
+}
+
+/// Why a command was not carried out.
+#[derive(Debug, Error)]
+pub enum CommandError {
+    /// The caller may not.
+    #[error("not permitted")]
+    Forbidden,
+    /// There is no such token in the caller's organization.
+    #[error("no such token")]
+    NotFound,
+    /// Another token of the organization has the name.
+    #[error("the name is taken")]
+    NameTaken,
+    /// The token can't be made what is asked.
+    #[error(transparent)]
+    Refused(#[from] AccessTokenRefusal),
+    /// It kept conflicting.
+    #[error("kept conflicting with other commands")]
+    Conflict,
+    /// The partition is somebody else's now.
+    #[error("another reader has moved the partition's offset")]
+    OffsetFenced,
+    /// The log is out of reach.
+    #[error("the log is out of reach")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A fault of ours, or of the log's contents.
+    #[error("the command failed")]
+    Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl From<UnitError> for CommandError {
+    fn from(error: UnitError) -> Self {
+        match error {
+            UnitError::Read(error) => error.into(),
+            UnitError::Load(_) | UnitError::Stage(_) => Self::Internal(error.into()),
+        }
+    }
+}
+
+impl From<sqlx::Error> for CommandError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Unavailable(error.into())
+    }
+}
+
+impl From<AppendError> for CommandError {
+    fn from(error: AppendError) -> Self {
+        match error {
+            AppendError::Unavailable => Self::Unavailable(error.into()),
+            AppendError::Refused(_) => Self::Internal(error.into()),
+        }
+    }
+}
+
+impl Commands {
+    /// Commands that write through this appender.
+    #[must_use]
+    pub fn new(pool: PgPool, appender: Appender, clock: Clock) -> Self {
+        Self {
+            pool,
+            appender,
+            clock,
+        }
+    }
+
+    fn unit(&self, actor: &Actor) -> UnitOfWork {
+        UnitOfWork::new(self.pool.clone(), Uuid::now_v7(), actor.metadata())
+    }
+
+    /// Appends the unit; none where it conflicted and must be decided again.
+    async fn append(&self, unit: &UnitOfWork) -> Result<Option<Appended>, CommandError> {
+        match self.appender.append(unit.request()).await? {
+            AppendOutcome::Appended { last } => Ok(Some(Appended { last })),
+            AppendOutcome::Conflict | AppendOutcome::Repeated => Ok(None),
+            AppendOutcome::NameTaken => Err(CommandError::NameTaken),
+            AppendOutcome::OffsetFenced => Err(CommandError::OffsetFenced),
+        }
+    }
+
+    /// Where a command stands that had nothing to change.
+    async fn position_of<A: cqrs_es::Aggregate>(&self, aggregate_id: &str) -> Result<i64, CommandError> {
+        let mut connection = self.pool.acquire().await?;
+        Ok(last_position(&mut connection, A::TYPE, aggregate_id).await?)
+    }
+}
+
+/// A unit that stands in the log.
+struct Appended {
+    /// The position of its last event, if it had one.
+    last: Option<i64>,
+}
+
+/// Counts the attempts at one command.
+#[derive(Default)]
+struct Attempts {
+    made: u32,
+}
+
+impl Attempts {
+    /// Waits a little before the next attempt.
+    ///
+    /// # Errors
+    /// After the last one.
+    async fn again(&mut self) -> Result<(), CommandError> {
+        self.made = self.made.saturating_add(1);
+        if self.made >= MAX_ATTEMPTS {
+            return Err(CommandError::Conflict);
+        }
+        tokio::time::sleep(PAUSE.saturating_mul(self.made)).await;
+        Ok(())
+    }
+}
+
+impl Actor {
+    /// As the events say it: `member:<uuid>`, `intake`, `reactor`.
+    fn metadata(&self) -> HashMap<String, String> {
+        let mut metadata = HashMap::new();
+        match self {
+            Self::Member(caller) => {
+                metadata.insert("actor".to_owned(), format!("member:{}", caller.member_id));
+                metadata.insert("requestId".to_owned(), caller.request_id.clone());
+            }
+            Self::Intake => {
+                metadata.insert("actor".to_owned(), "intake".to_owned());
+            }
+            Self::Reactor => {
+                metadata.insert("actor".to_owned(), "reactor".to_owned());
+            }
+        }
+        metadata
+    }
+}

@@ -1,0 +1,108 @@
+//! Request bodies: read within bounds, taken apart without regard to the case of their keys (as FeatBit does), and each
+//! thing that is wrong named by its code. Nothing of a body is trusted before it went through here.
+
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{FromRequest, Request};
+use axum::http::HeaderMap;
+use axum::http::header::CONTENT_TYPE;
+use http_body_util::BodyExt;
+use serde_json::{Map, Value};
+
+use super::problem::Problem;
+
+/// Bytes in a body.
+pub(super) const MAX_BODY: usize = 256 * 1024;
+/// Bytes of a body that is too large that are still read, so that its sender gets to see the answer.
+const MAX_DRAINED: usize = 16 * 1024 * 1024;
+/// How long a body may take to arrive.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Why a body can't be had.
+pub(super) enum UnreadableBody {
+    /// More than [`MAX_BODY`].
+    TooLarge,
+    /// It broke off, or took too long.
+    Broken,
+}
+
+/// The whole body.
+pub(super) async fn read(body: Body) -> Result<Bytes, UnreadableBody> {
+    tokio::time::timeout(PATIENCE, read_bounded(body)).await.unwrap_or(Err(UnreadableBody::Broken))
+}
+
+async fn read_bounded(mut body: Body) -> Result<Bytes, UnreadableBody> {
+    let mut kept = Vec::new();
+    let mut seen: usize = 0;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| UnreadableBody::Broken)?;
+        let Some(data) = frame.data_ref() else { continue };
+        seen = seen.saturating_add(data.len());
+        if seen > MAX_DRAINED {
+            return Err(UnreadableBody::TooLarge);
+        }
+        if seen <= MAX_BODY {
+            kept.extend_from_slice(data);
+        }
+    }
+    if seen > MAX_BODY { Err(UnreadableBody::TooLarge) } else { Ok(kept.into()) }
+}
+
+/// Does the request say that its body is JSON?
+pub(super) fn is_json(headers: &HeaderMap) -> bool {
+    headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.split(';').next())
+        .is_some_and(|media_type| media_type.trim().eq_ignore_ascii_case("application/json"))
+}
+
+/// Is there a NUL character in any text of it? PostgreSQL can't hold one.
+pub(crate) fn has_nul(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains('\0'),
+        Value::Array(items) => items.iter().any(has_nul),
+        Value::Object(fields) => fields.iter().any(|(name, value)| name.contains('\0') || has_nul(value)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
+/// A JSON object whose fields are found by name without regard to case.
+#[derive(Debug)]
+pub(super) struct Fields(Map<String, Value>);
+
+impl Fields {
+    /// The fields of an object; anything else has none.
+    pub(super) fn of(value: Value) -> Option<Self> {
+        match value {
+            Value::Object(fields) => {
+                Some(Self(fields.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value)).collect()))
+            }
+            _ => None,
+        }
+    }
+
+    /// The field of this name, lower case; none where it is absent.
+    pub(super) fn get(&self, name: &str) -> Option<&Value> {
+        self.0.get(name)
+    }
+}
+
+impl<S: Send + Sync> FromRequest<S> for Fields {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+        let invalid = || Problem::Invalid(vec!["body_is_invalid"]);
+        let is_json = !request.headers().contains_key(CONTENT_TYPE) || is_json(request.headers());
+        let body = read(request.into_body()).await.map_err(|error| match error {
+            UnreadableBody::TooLarge => Problem::TooLarge,
+            UnreadableBody::Broken => invalid(),
+        })?;
+        let value: Value = serde_json::from_slice(&body).map_err(|_| invalid())?;
+        if !is_json || has_nul(&value) {
+            return Err(invalid());
+        }
+        Self::of(value).ok_or_else(invalid)
+    }
+}

@@ -1,0 +1,122 @@
+//! Who asks: FeatBit's JWT and the `Organization` header become a member of that organization, or the request ends here.
+//! A permission failure is never a 401: FeatBit's page would log its user out.
+
+use std::sync::Arc;
+
+use axum::extract::FromRequestParts;
+use axum::http::HeaderMap;
+use axum::http::header::AUTHORIZATION;
+use axum::http::request::Parts;
+use domain::authorization::{Question, Reason};
+use domain::ids::{MemberId, OrganizationId};
+use domain::member::Member;
+use domain::secret::Secret;
+use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode};
+use serde::Deserialize;
+use uuid::Uuid;
+
+use super::Service;
+use super::problem::Problem;
+use crate::authorization::Subject;
+use crate::commands::Caller;
+
+/// Checks FeatBit's JWTs: one algorithm, one issuer, one audience, no clock skew.
+#[derive(Clone)]
+pub struct JwtVerifier {
+    key: DecodingKey,
+    validation: Validation,
+}
+
+impl std::fmt::Debug for JwtVerifier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("JwtVerifier(…)")
+    }
+}
+
+#[derive(Deserialize)]
+struct Claims {
+    id: Uuid,
+}
+
+impl JwtVerifier {
+    /// A verifier that takes this algorithm only, whatever a JWT's header says.
+    #[must_use]
+    pub fn new(algorithm: Algorithm, key: DecodingKey, issuer: &str, audience: &str) -> Self {
+        let mut validation = Validation::new(algorithm);
+        validation.leeway = 0;
+        validation.validate_nbf = true;
+        validation.set_issuer(&[issuer]);
+        validation.set_audience(&[audience]);
+        validation.set_required_spec_claims(&["exp", "iss", "aud"]);
+        Self { key, validation }
+    }
+
+    fn member(&self, jwt: &str) -> Option<MemberId> {
+        let claims = decode::<Claims>(jwt, &self.key, &self.validation).ok()?.claims;
+        Some(MemberId::from(claims.id))
+    }
+}
+
+/// A member of the organization it names: the one that may be asked what it may do.
+pub(super) struct KnownCaller {
+    /// For commands, which load it again from the log.
+    pub(super) caller: Caller,
+    /// For queries, as the index knows it.
+    pub(super) member: Arc<Member>,
+}
+
+impl KnownCaller {
+    /// `Forbidden` unless a rule of management holds for the caller.
+    pub(super) fn must(&self, rule: impl FnOnce(&Member) -> bool) -> Result<(), Problem> {
+        if rule(&self.member) { Ok(()) } else { Err(Problem::Forbidden) }
+    }
+}
+
+impl FromRequestParts<Service> for KnownCaller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, service: &Service) -> Result<Self, Problem> {
+        let member_id = authenticate(&parts.headers, service)?;
+        let organization_id = single(&parts.headers, "organization")
+            .and_then(|text| text.parse::<OrganizationId>().ok())
+            .ok_or(Problem::Forbidden)?;
+        if !service.index.is_fresh() {
+            return Err(Problem::Unavailable);
+        }
+        let member = service.index.member(organization_id, member_id).ok_or(Problem::Forbidden)?;
+        let request_id = super::request_id(&parts.headers);
+        Ok(Self { caller: Caller { organization_id, member_id, request_id }, member })
+    }
+}
+
+fn authenticate(headers: &HeaderMap, service: &Service) -> Result<MemberId, Problem> {
+    let presented = single(headers, AUTHORIZATION.as_str()).ok_or(Problem::Unauthorized)?;
+    let bearer = presented.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    let credential = bearer.map_or(presented, |(_, credential)| credential.trim());
+    if let Ok(secret) = Secret::parse(credential) {
+        return Err(refuse_token(service, secret));
+    }
+    bearer.and_then(|_| service.jwt.member(credential)).ok_or(Problem::Unauthorized)
+}
+
+/// An access token can't manage access tokens: known, it is forbidden; unknown, it is nobody.
+fn refuse_token(service: &Service, secret: Secret) -> Problem {
+    let question =
+        Question { action: "", resource: "", organization_id: None, address: None, now: service.clock.now() };
+    let subject = Subject::Secret(secret);
+    service.index.decide(&subject, &question, 0, |_, answer| match answer.reason {
+        Reason::UnknownToken => Problem::Unauthorized,
+        Reason::StaleReplica => Problem::Unavailable,
+        _ => Problem::Forbidden,
+    })
+}
+
+/// A header that stands there exactly once, as text.
+fn single<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next()?;
+    if values.next().is_some() {
+        return None;
+    }
+    value.to_str().ok().map(str::trim)
+}

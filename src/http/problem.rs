@@ -1,0 +1,142 @@
+//! Every failure leaves through here: what went wrong, as a status and a code in FeatBit's envelope. A new failure does
+//! not compile until it has both. A 500 says nothing of its cause; the cause is logged once, here.
+
+use std::error::Error;
+
+use axum::http::header::{CACHE_CONTROL, EXPIRES, PRAGMA, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use domain::access_token::AccessTokenRefusal;
+
+use super::envelope::{API_VERSIONS, failure};
+use crate::commands::CommandError;
+
+/// Why a request of the management API is not answered with what it asked for.
+#[derive(Debug)]
+pub enum Problem {
+    /// The body or the query does not hold what it must: a code for each thing, in the order of the fields.
+    Invalid(Vec<&'static str>),
+    /// No caller, or one that can't be believed.
+    Unauthorized,
+    /// A known caller who may not.
+    Forbidden,
+    /// No such token in this organization, or no such path.
+    NotFound,
+    /// The path is there, for another method.
+    MethodNotAllowed,
+    /// It kept conflicting.
+    Conflict,
+    /// The body or the headers.
+    TooLarge,
+    /// Another token has the name.
+    NameHasBeenUsed,
+    /// The token can't be made what is asked.
+    Refused(AccessTokenRefusal),
+    /// The store is out of reach, or the position asked for is not reached in time.
+    Unavailable,
+    /// Anything else.
+    Internal,
+}
+
+impl Problem {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Invalid(_) => StatusCode::BAD_REQUEST,
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::Forbidden => StatusCode::FORBIDDEN,
+            Self::NotFound | Self::Refused(AccessTokenRefusal::NoSuchToken) => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Conflict | Self::Refused(AccessTokenRefusal::AlreadyExists) => StatusCode::CONFLICT,
+            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::NameHasBeenUsed
+            | Self::Refused(
+                AccessTokenRefusal::PermissionsAreFixed
+                | AccessTokenRefusal::TokenIsExpired
+                | AccessTokenRefusal::CreatorIsNotAMember,
+            ) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    fn codes(&self) -> Vec<&'static str> {
+        let code = match self {
+            Self::Invalid(codes) => return codes.clone(),
+            Self::Unauthorized => "Unauthorized",
+            Self::Forbidden => "Forbidden",
+            Self::NotFound | Self::Refused(AccessTokenRefusal::NoSuchToken) => "ResourceNotFound",
+            Self::MethodNotAllowed => "MethodNotAllowed",
+            Self::Conflict | Self::Refused(AccessTokenRefusal::AlreadyExists) => "Conflict",
+            Self::TooLarge => "PayloadTooLarge",
+            Self::NameHasBeenUsed => "NameHasBeenUsed",
+            Self::Refused(AccessTokenRefusal::PermissionsAreFixed) => "PermissionsAreFixed",
+            Self::Refused(AccessTokenRefusal::TokenIsExpired) => "TokenIsExpired",
+            Self::Refused(AccessTokenRefusal::CreatorIsNotAMember) => "CreatorIsNotAMember",
+            Self::Unavailable => "ServiceUnavailable",
+            Self::Internal => "InternalServerError",
+        };
+        vec![code]
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = failure(self.status(), &self.codes());
+        let headers = response.headers_mut();
+        match self {
+            // FeatBit's own answers to these two carry nothing else.
+            Self::Unauthorized => {
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+                headers.remove(API_VERSIONS);
+                return response;
+            }
+            Self::Forbidden => {
+                headers.remove(API_VERSIONS);
+                return response;
+            }
+            Self::Unavailable => {
+                headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            _ => {}
+        }
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store, no-cache"));
+        headers.insert(PRAGMA, HeaderValue::from_static("no-cache"));
+        headers.insert(EXPIRES, HeaderValue::from_static("-1"));
+        response
+    }
+}
+
+impl From<CommandError> for Problem {
+    fn from(error: CommandError) -> Self {
+        match error {
+            CommandError::Forbidden => Self::Forbidden,
+            CommandError::NotFound => Self::NotFound,
+            CommandError::NameTaken => Self::NameHasBeenUsed,
+            CommandError::Refused(refusal) => Self::Refused(refusal),
+            CommandError::Conflict => Self::Conflict,
+            CommandError::Unavailable(_) => {
+                tracing::warn!(error = &error as &dyn Error, "the store is out of reach");
+                Self::Unavailable
+            }
+            CommandError::OffsetFenced | CommandError::Internal(_) => {
+                tracing::error!(error = &error as &dyn Error, "a command failed");
+                Self::Internal
+            }
+        }
+    }
+}
+
+impl From<sqlx::Error> for Problem {
+    fn from(error: sqlx::Error) -> Self {
+        match error {
+            sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } | sqlx::Error::ColumnNotFound(_) => {
+                tracing::error!(%error, "a query failed");
+                Self::Internal
+            }
+            error => {
+                tracing::warn!(%error, "the store is out of reach");
+                Self::Unavailable
+            }
+        }
+    }
+}

@@ -1,0 +1,414 @@
+//! The only writer of the log: one task per node that takes every request waiting for it and appends them in one
+//! statement. No timer: while a batch commits, the next one gathers. Never decides anything about a request itself.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use domain::ids::OrganizationId;
+use serde_json::{Value, json};
+use sqlx::PgPool;
+use sqlx::Row;
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::request::{AppendOutcome, AppendRequest, InboxKey, Partition, Stream};
+
+/// Requests in one batch.
+const MAX_BATCH: usize = 256;
+/// Requests waiting for a batch; more wait outside.
+const QUEUE: usize = 1024;
+/// How long a batch is tried while the database is out of reach.
+const PATIENCE: Duration = Duration::from_secs(8);
+/// Between two tries.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Why it isn't known to stand in the log.
+#[derive(Clone, Debug, Error)]
+pub enum AppendError {
+    /// The database did not answer in time. It may stand: the same command id can be asked again.
+    #[error("the log is out of reach")]
+    Unavailable,
+    /// The database refused the request itself. It does not stand.
+    #[error("the log refused the request")]
+    Refused(#[source] Arc<sqlx::Error>),
+}
+
+/// Where requests are handed in. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Appender {
+    queue: mpsc::Sender<Waiting>,
+    head: watch::Receiver<i64>,
+}
+
+/// The other end: run it once.
+#[derive(Debug)]
+pub struct AppenderTask {
+    pool: PgPool,
+    queue: mpsc::Receiver<Waiting>,
+    head: watch::Sender<i64>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    request: AppendRequest,
+    answer: oneshot::Sender<Result<AppendOutcome, AppendError>>,
+}
+
+impl Appender {
+    /// Both ends of the queue.
+    #[must_use]
+    pub fn new(pool: PgPool) -> (Self, AppenderTask) {
+        let (sender, queue) = mpsc::channel(QUEUE);
+        let (head, seen) = watch::channel(0);
+        (
+            Self {
+                queue: sender,
+                head: seen,
+            },
+            AppenderTask { pool, queue, head },
+        )
+    }
+
+    /// Appends a request, with whatever else is waiting.
+    ///
+    /// # Errors
+    /// [`AppendError`] says whether it may stand all the same.
+    pub async fn append(&self, request: AppendRequest) -> Result<AppendOutcome, AppendError> {
+        let (answer, outcome) = oneshot::channel();
+        self.queue
+            .send(Waiting { request, answer })
+            .await
+            .map_err(|_| AppendError::Unavailable)?;
+        outcome.await.map_err(|_| AppendError::Unavailable)?
+    }
+
+    /// The last position this node has appended; 0 when none. Wakes whoever follows the log.
+    #[must_use]
+    pub fn head(&self) -> watch::Receiver<i64> {
+        self.head.clone()
+    }
+}
+
+impl AppenderTask {
+    /// Appends until it is told to stop and nothing is waiting any more.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut held_back = VecDeque::new();
+        loop {
+            if held_back.is_empty() {
+                let next = tokio::select! {
+                    next = self.queue.recv() => next,
+                    () = stop.cancelled() => self.queue.try_recv().ok(),
+                };
+                match next {
+                    Some(waiting) => held_back.push_back(waiting),
+                    None => return,
+                }
+            }
+            let batch = self.gather(&mut held_back);
+            self.append_batch(batch).await;
+        }
+    }
+
+    /// Everything that is waiting, but at most one request per stream, name, inbox key and partition; the others are held
+    /// back for the next batch, in their order.
+    fn gather(&mut self, held_back: &mut VecDeque<Waiting>) -> Vec<Waiting> {
+        while held_back.len() < MAX_BATCH {
+            match self.queue.try_recv() {
+                Ok(waiting) => held_back.push_back(waiting),
+                Err(_) => break,
+            }
+        }
+        let mut claimed = HashMap::new();
+        let mut batch = Vec::new();
+        let mut rest = VecDeque::new();
+        for waiting in held_back.drain(..) {
+            let claims = claims(&waiting.request);
+            let is_free = claims
+                .iter()
+                .all(|(claim, using)| claimed.get(claim).is_none_or(|by| using.goes_with(*by)));
+            // Also where it must wait: a request behind it on the same stream must not overtake it.
+            for (claim, using) in claims {
+                let by = claimed.entry(claim).or_insert(using);
+                *by = by.and(using);
+            }
+            if is_free {
+                batch.push(waiting);
+            } else {
+                rest.push_back(waiting);
+            }
+        }
+        *held_back = rest;
+        batch
+    }
+
+    async fn append_batch(&self, batch: Vec<Waiting>) {
+        let (requests, answers): (Vec<_>, Vec<_>) = batch
+            .into_iter()
+            .map(|waiting| (waiting.request, waiting.answer))
+            .unzip();
+        match self.append_patiently(&requests).await {
+            Ok(outcomes) => {
+                self.publish(&outcomes);
+                for (answer, outcome) in answers.into_iter().zip(outcomes) {
+                    // Whoever asked may have gone; the event stands all the same.
+                    let _ = answer.send(Ok(outcome));
+                }
+            }
+            Err(AppendError::Refused(error)) if requests.len() > 1 => {
+                tracing::error!(%error, requests = requests.len(), "a batch was refused, its requests are tried alone");
+                for (request, answer) in requests.into_iter().zip(answers) {
+                    let outcome = self.append_patiently(std::slice::from_ref(&request)).await;
+                    self.publish(outcome.as_deref().unwrap_or_default());
+                    let first = outcome
+                        .and_then(|outcomes| outcomes.first().copied().ok_or(AppendError::Unavailable));
+                    let _ = answer.send(first);
+                }
+            }
+            Err(error) => {
+                for answer in answers {
+                    let _ = answer.send(Err(error.clone()));
+                }
+            }
+        }
+    }
+
+    fn publish(&self, outcomes: &[AppendOutcome]) {
+        let last = outcomes.iter().filter_map(|outcome| match outcome {
+            AppendOutcome::Appended { last } => *last,
+            _ => None,
+        });
+        if let Some(last) = last.max() {
+            self.head.send_if_modified(|head| {
+                let moved = last > *head;
+                *head = last.max(*head);
+                moved
+            });
+        }
+    }
+
+    /// Resubmits while the database is out of reach: what did commit before the connection broke comes back as a
+    /// duplicate of the same command, with its positions.
+    async fn append_patiently(&self, requests: &[AppendRequest]) -> Result<Vec<AppendOutcome>, AppendError> {
+        let give_up = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            match append_to_log(&self.pool, requests).await {
+                Ok(outcomes) => return Ok(outcomes),
+                Err(error) if !may_pass(&error) => return Err(AppendError::Refused(Arc::new(error))),
+                Err(error) if tokio::time::Instant::now() >= give_up => {
+                    tracing::error!(%error, requests = requests.len(), "the log is out of reach");
+                    return Err(AppendError::Unavailable);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, requests = requests.len(), "the log is out of reach, trying again");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+#[derive(PartialEq, Eq, Hash)]
+enum Claim {
+    Stream(Stream),
+    Name(OrganizationId, String),
+    Inbox(InboxKey),
+    Partition(Partition),
+}
+
+/// How a request uses what it claims. Many may guard one stream; who writes it is alone with it, since the checks see
+/// the streams as they were before the batch.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Using {
+    Guard,
+    Write,
+}
+
+impl Using {
+    fn goes_with(self, other: Self) -> bool {
+        self == Self::Guard && other == Self::Guard
+    }
+
+    fn and(self, other: Self) -> Self {
+        if self.goes_with(other) {
+            Self::Guard
+        } else {
+            Self::Write
+        }
+    }
+}
+
+/// What other requests of the batch may not touch, or only guard.
+fn claims(request: &AppendRequest) -> Vec<(Claim, Using)> {
+    let written: HashSet<&Stream> = request.events.iter().map(|event| &event.stream).collect();
+    let streams = request.streams.iter().map(|(stream, _)| {
+        let using = if written.contains(stream) {
+            Using::Write
+        } else {
+            Using::Guard
+        };
+        (Claim::Stream(stream.clone()), using)
+    });
+    let names = request
+        .names
+        .iter()
+        .map(|name| Claim::Name(name.organization_id, name.name_key.clone()));
+    let inbox = request.inbox.iter().cloned().map(Claim::Inbox);
+    let partition = request
+        .offset
+        .iter()
+        .map(|offset| Claim::Partition(offset.partition.clone()));
+    let exclusive = names
+        .chain(inbox)
+        .chain(partition)
+        .map(|claim| (claim, Using::Write));
+    streams.chain(exclusive).collect()
+}
+
+/// A broken connection, a server that starts or stops, a lock that took too long: things that pass.
+fn may_pass(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| {
+            let class = code.get(..2).unwrap_or_default();
+            // connection, resources, operator intervention, system error, serialization and locks
+            matches!(class, "08" | "53" | "57" | "58" | "40" | "55") || code == "25006"
+        }),
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::WorkerCrashed => true,
+        _ => false,
+    }
+}
+
+async fn append_to_log(pool: &PgPool, requests: &[AppendRequest]) -> Result<Vec<AppendOutcome>, sqlx::Error> {
+    let columns = Columns::of(requests);
+    let rows = sqlx::query(
+        "select outcome, last_position from append_to_log(
+            $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)
+         order by request",
+    )
+    .bind(columns.command_ids)
+    .bind(columns.stream_requests)
+    .bind(columns.stream_types)
+    .bind(columns.stream_ids)
+    .bind(columns.stream_sequences)
+    .bind(columns.event_requests)
+    .bind(columns.event_aggregate_types)
+    .bind(columns.event_aggregate_ids)
+    .bind(columns.event_sequences)
+    .bind(columns.event_types)
+    .bind(columns.event_versions)
+    .bind(columns.event_organizations)
+    .bind(columns.event_payloads)
+    .bind(columns.event_metadata)
+    .bind(columns.inbox_requests)
+    .bind(columns.inbox_sources)
+    .bind(columns.inbox_keys)
+    .bind(Value::Array(columns.names))
+    .bind(Value::Array(columns.offsets))
+    .bind(Value::Array(columns.parked))
+    .bind(Value::Array(columns.profiles))
+    .fetch_all(pool)
+    .await?;
+    rows.iter()
+        .map(|row| outcome(row.try_get("outcome")?, row.try_get("last_position")?))
+        .collect()
+}
+
+fn outcome(outcome: &str, last: Option<i64>) -> Result<AppendOutcome, sqlx::Error> {
+    match outcome {
+        "appended" | "duplicate" => Ok(AppendOutcome::Appended { last }),
+        "repeated" => Ok(AppendOutcome::Repeated),
+        "fenced" => Ok(AppendOutcome::OffsetFenced),
+        "conflict" => Ok(AppendOutcome::Conflict),
+        "name_taken" => Ok(AppendOutcome::NameTaken),
+        other => Err(sqlx::Error::Decode(
+            format!("append_to_log answered {other}").into(),
+        )),
+    }
+}
+
+/// The batch as the function's parameters: column by column, each row naming its request by number from 1.
+#[derive(Default)]
+struct Columns<'a> {
+    command_ids: Vec<Uuid>,
+    stream_requests: Vec<i32>,
+    stream_types: Vec<&'a str>,
+    stream_ids: Vec<&'a str>,
+    stream_sequences: Vec<i64>,
+    event_requests: Vec<i32>,
+    event_aggregate_types: Vec<&'a str>,
+    event_aggregate_ids: Vec<&'a str>,
+    event_sequences: Vec<i64>,
+    event_types: Vec<&'a str>,
+    event_versions: Vec<&'a str>,
+    event_organizations: Vec<Uuid>,
+    event_payloads: Vec<&'a str>,
+    event_metadata: Vec<&'a str>,
+    inbox_requests: Vec<i32>,
+    inbox_sources: Vec<&'a str>,
+    inbox_keys: Vec<&'a str>,
+    names: Vec<Value>,
+    offsets: Vec<Value>,
+    parked: Vec<Value>,
+    profiles: Vec<Value>,
+}
+
+impl<'a> Columns<'a> {
+    fn of(requests: &'a [AppendRequest]) -> Self {
+        let mut columns = Self::default();
+        for (number, request) in (1..).zip(requests) {
+            columns.add(number, request);
+        }
+        columns
+    }
+
+    fn add(&mut self, number: i32, request: &'a AppendRequest) {
+        self.command_ids.push(request.command_id);
+        for (stream, sequence) in &request.streams {
+            self.stream_requests.push(number);
+            self.stream_types.push(&stream.aggregate_type);
+            self.stream_ids.push(&stream.aggregate_id);
+            self.stream_sequences.push(*sequence);
+        }
+        for event in &request.events {
+            self.event_requests.push(number);
+            self.event_aggregate_types.push(&event.stream.aggregate_type);
+            self.event_aggregate_ids.push(&event.stream.aggregate_id);
+            self.event_sequences.push(event.sequence);
+            self.event_types.push(&event.event_type);
+            self.event_versions.push(&event.event_version);
+            self.event_organizations.push(event.organization_id.as_uuid());
+            self.event_payloads.push(&event.payload);
+            self.event_metadata.push(&event.metadata);
+        }
+        for key in &request.inbox {
+            self.inbox_requests.push(number);
+            self.inbox_sources.push(&key.source);
+            self.inbox_keys.push(&key.key);
+        }
+        self.names
+            .extend(request.names.iter().map(|name| side_row(number, name)));
+        self.offsets
+            .extend(request.offset.iter().map(|offset| side_row(number, offset)));
+        self.parked
+            .extend(request.parked.iter().map(|parked| side_row(number, parked)));
+        self.profiles
+            .extend(request.profiles.iter().map(|profile| side_row(number, profile)));
+    }
+}
+
+fn side_row(number: i32, row: &impl serde::Serialize) -> Value {
+    match serde_json::to_value(row) {
+        Ok(Value::Object(mut fields)) => {
+            fields.insert("request".to_owned(), json!(number));
+            Value::Object(fields)
+        }
+        // Not reached: every row above is a struct of strings and numbers. A row of nulls is refused by the tables.
+        Ok(_) | Err(_) => json!({ "request": number }),
+    }
+}

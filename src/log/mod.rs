@@ -1,0 +1,13 @@
+//! The write side of the log. `commands` builds a unit of work, the unit becomes an append request, and the appender puts
+//! whatever is waiting into the log with one statement. Nothing else writes events.
+
+mod appender;
+mod request;
+mod unit_of_work;
+
+pub use appender::{AppendError, Appender, AppenderTask};
+pub use request::{
+    AppendOutcome, AppendRequest, InboxKey, NameChange, NewEvent, OffsetMove, ParkedMessage, Partition,
+    Profile, Stream,
+};
+pub use unit_of_work::{UnitError, UnitOfWork};

@@ -1,0 +1,157 @@
+//! What the log can be asked to append: events of several streams, guards on the streams that were read, and the side
+//! rows that must move with them. All or nothing.
+
+use domain::ids::{MemberId, OrganizationId, TokenId};
+use serde::Serialize;
+use uuid::Uuid;
+
+/// One stream of the log.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Stream {
+    /// The aggregate's type.
+    pub aggregate_type: String,
+    /// The aggregate's id.
+    pub aggregate_id: String,
+}
+
+/// Events to append, and what they rest on.
+#[derive(Clone, Debug)]
+pub struct AppendRequest {
+    /// Names this command for ever: resubmitted after an unknown outcome, it is not appended twice.
+    pub command_id: Uuid,
+    /// Every stream that was read, with the last sequence seen in it (0: none). A stream without a new event is a guard.
+    pub streams: Vec<(Stream, i64)>,
+    /// In this order, to streams named above, their sequences going on from there.
+    pub events: Vec<NewEvent>,
+    /// Keys that may be used only once.
+    pub inbox: Vec<InboxKey>,
+    /// Names taken and freed.
+    pub names: Vec<NameChange>,
+    /// The intake's offset, moved with the events.
+    pub offset: Option<OffsetMove>,
+    /// Messages set aside.
+    pub parked: Vec<ParkedMessage>,
+    /// Names and addresses of members.
+    pub profiles: Vec<Profile>,
+}
+
+/// An event that has no position yet.
+#[derive(Clone, Debug)]
+pub struct NewEvent {
+    /// Of which stream.
+    pub stream: Stream,
+    /// Its place in the stream, from 1.
+    pub sequence: i64,
+    /// As `access_token.created`.
+    pub event_type: String,
+    /// Of its shape.
+    pub event_version: String,
+    /// In which organization it happened.
+    pub organization_id: OrganizationId,
+    /// JSON, in the one form that is stored and hashed.
+    pub payload: String,
+    /// JSON: who, from which request.
+    pub metadata: String,
+}
+
+/// A key that may be used only once.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct InboxKey {
+    /// Who hands out such keys.
+    pub source: String,
+    /// The key.
+    pub key: String,
+}
+
+/// A token's name, taken or freed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NameChange {
+    /// Taken, or else freed.
+    pub reserve: bool,
+    /// Names are unique in here.
+    pub organization_id: OrganizationId,
+    /// The name without regard to case.
+    pub name_key: String,
+    /// Whose name.
+    pub token_id: TokenId,
+}
+
+/// A partition of a topic of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct Partition {
+    /// Names the cluster for ever.
+    pub cluster_id: String,
+    /// The topic.
+    pub topic: String,
+    /// The partition's number.
+    pub partition: i32,
+}
+
+/// The intake's offset in one partition, moved by compare-and-set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct OffsetMove {
+    /// Where.
+    #[serde(flatten)]
+    pub partition: Partition,
+    /// What must be stored now; none: nothing yet.
+    pub expected: Option<i64>,
+    /// The next offset to read.
+    pub next_offset: i64,
+}
+
+/// A message that could not be used, as it came.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ParkedMessage {
+    /// Names it for the operator.
+    pub id: Uuid,
+    /// Whose member it is about, if that can be told.
+    pub organization_id: Option<OrganizationId>,
+    /// Whom it is about, if that can be told.
+    pub member_id: Option<MemberId>,
+    /// Its CloudEvents type, if it has one.
+    pub event_type: Option<String>,
+    /// Why it could not be used, a code.
+    pub reason: String,
+    /// Where it came from; none: over HTTP.
+    #[serde(flatten)]
+    pub partition: Option<Partition>,
+    /// Its offset there.
+    pub message_offset: Option<i64>,
+    /// The message's key, hexadecimal.
+    pub message_key: Option<String>,
+    /// The message's headers.
+    pub headers: serde_json::Value,
+    /// The message's body, hexadecimal; none: it had none.
+    pub payload: Option<String>,
+}
+
+/// What people may read of a member; erasable.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Profile {
+    /// Whose member.
+    pub organization_id: OrganizationId,
+    /// Who.
+    pub member_id: MemberId,
+    /// As people call them.
+    pub name: String,
+    /// Where to write to them.
+    pub email: String,
+}
+
+/// What became of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AppendOutcome {
+    /// It stands; `last` is the position of its last event, none where it had no events.
+    Appended {
+        /// The position of the last event.
+        last: Option<i64>,
+    },
+    /// A stream that was read has moved on: load and decide again.
+    Conflict,
+    /// An inbox key was used before by another command.
+    Repeated,
+    /// The name belongs to another token.
+    NameTaken,
+    /// Somebody else moved the offset: this reader is no longer the partition's.
+    OffsetFenced,
+}

@@ -1,0 +1,215 @@
+//! Answers facts with commands: a removed creator's personal tokens are deactivated in the log, an expired token too, a
+//! removed organization's members and tokens are removed. Nobody waits for it: the index and the read models already deny.
+//! Its checkpoint moves after the commands, and each command is idempotent, so it may be killed at any point.
+
+use std::time::Duration;
+
+use domain::access_token::DeactivationReason;
+use domain::ids::{MemberId, OrganizationId, TokenId};
+use domain::member::MemberEvent;
+use domain::organization::OrganizationEvent;
+use projections::checkpoint;
+use projections::log::{Fact, ReadLogError, RecordedEvent, read_after};
+use projections::runner::{ReadModel, Runner};
+use sqlx::PgPool;
+use thiserror::Error;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::clock::Clock;
+use crate::commands::{CommandError, Commands};
+use crate::follow::Follower;
+
+const NAME: &str = "reactor";
+/// Events in one step.
+const BATCH: i64 = 200;
+/// The longest time between two looks, and so the latest that an expiry is written down.
+const POLL: Duration = Duration::from_millis(500);
+/// After a failed step.
+const BACK_OFF: Duration = Duration::from_secs(1);
+/// Expired tokens in one step.
+const EXPIRED: i64 = 100;
+
+/// Why a step failed; it is taken again.
+#[derive(Debug, Error)]
+enum ReactError {
+    #[error("the database is out of reach")]
+    Database(#[from] sqlx::Error),
+    #[error(transparent)]
+    Read(#[from] ReadLogError),
+    #[error("a command failed")]
+    Command(#[from] CommandError),
+}
+
+/// Follows the log and the hour.
+#[derive(Debug)]
+pub struct Reactor {
+    pool: PgPool,
+    commands: Commands,
+    clock: Clock,
+    access_tokens: Runner,
+    members: Runner,
+}
+
+impl Reactor {
+    /// One that writes by these commands.
+    #[must_use]
+    pub fn new(pool: PgPool, commands: Commands, clock: Clock) -> Self {
+        let access_tokens = Runner::live(pool.clone(), ReadModel::AccessTokens);
+        let members = Runner::live(pool.clone(), ReadModel::Members);
+        Self {
+            pool,
+            commands,
+            clock,
+            access_tokens,
+            members,
+        }
+    }
+
+    /// Until it is told to stop.
+    pub async fn run(self, mut wake: Follower, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            match self.step().await {
+                Ok(true) => {}
+                Ok(false) => wake.next(POLL, &stop).await,
+                Err(error) => {
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "the reactor failed and tries again"
+                    );
+                    tokio::select! {
+                        () = tokio::time::sleep(BACK_OFF) => {}
+                        () = stop.cancelled() => {}
+                    }
+                }
+            }
+        }
+    }
+
+    /// Answers the next events, and whatever has expired; false where there was no event.
+    async fn step(&self) -> Result<bool, ReactError> {
+        let (from, events) = {
+            let mut connection = self.pool.acquire().await?;
+            let from = checkpoint::of_follower(&mut connection, NAME).await?;
+            (from, read_after(&mut connection, from, BATCH).await?)
+        };
+        for event in &events {
+            self.answer(event).await?;
+        }
+        if let Some(last) = events.last() {
+            let mut connection = self.pool.acquire().await?;
+            // Where another node was faster its answers stand, and these changed nothing.
+            checkpoint::move_follower(&mut connection, NAME, from, last.position).await?;
+        }
+        self.expire().await?;
+        Ok(!events.is_empty())
+    }
+
+    async fn answer(&self, event: &RecordedEvent) -> Result<(), ReactError> {
+        match &event.fact {
+            Fact::Member(MemberEvent::Removed {
+                organization_id,
+                member_id,
+                membership_number,
+                ..
+            }) => {
+                self.creator_removed(event.position, *organization_id, *member_id, *membership_number)
+                    .await
+            }
+            Fact::Organization(OrganizationEvent::Removed { organization_id }) => {
+                self.organization_removed(event.position, *organization_id).await
+            }
+            Fact::Member(_) | Fact::AccessToken(_) => Ok(()),
+        }
+    }
+
+    async fn creator_removed(
+        &self,
+        position: i64,
+        organization_id: OrganizationId,
+        member_id: MemberId,
+        membership_number: u32,
+    ) -> Result<(), ReactError> {
+        wait_for(&self.access_tokens, position).await?;
+        let tokens: Vec<Uuid> = sqlx::query_scalar(
+            "select id from access_tokens
+             where organization_id = $1 and creator_id = $2 and token_type = 'Personal' and removed_at is null
+               and created_position < $3",
+        )
+        .bind(organization_id.as_uuid())
+        .bind(member_id.as_uuid())
+        .bind(position)
+        .fetch_all(&self.pool)
+        .await?;
+        for token_id in tokens {
+            let reason = DeactivationReason::CreatorRemoved { membership_number };
+            self.commands
+                .deactivate_unasked(TokenId::from(token_id), reason)
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// First the members: once they are gone nobody can make another token, and then the tokens are all there.
+    async fn organization_removed(
+        &self,
+        position: i64,
+        organization_id: OrganizationId,
+    ) -> Result<(), ReactError> {
+        wait_for(&self.members, position).await?;
+        let members: Vec<Uuid> = sqlx::query_scalar(
+            "select member_id from members where organization_id = $1 and stated_position < $2",
+        )
+        .bind(organization_id.as_uuid())
+        .bind(position)
+        .fetch_all(&self.pool)
+        .await?;
+        for member_id in members {
+            self.commands
+                .end_membership(organization_id, MemberId::from(member_id))
+                .await?;
+        }
+        // Straight from the log: the read model shows them as removed already, and may not show the last ones yet.
+        let tokens: Vec<String> = sqlx::query_scalar(
+            "select aggregate_id from events
+             where organization_id = $1 and event_type = 'access_token.created'
+               and position < (select coalesce(min(position), 9223372036854775807) from events
+                               where organization_id = $1 and event_type = 'member.added' and position > $2)",
+        )
+        .bind(organization_id.as_uuid())
+        .bind(position)
+        .fetch_all(&self.pool)
+        .await?;
+        for token_id in tokens.iter().filter_map(|id| id.parse::<TokenId>().ok()) {
+            self.commands.remove_unasked(token_id).await?;
+        }
+        Ok(())
+    }
+
+    async fn expire(&self) -> Result<(), ReactError> {
+        let tokens: Vec<Uuid> = sqlx::query_scalar(
+            "select id from access_tokens
+             where removed_at is null and status = 'Active' and expires_at <= $1
+             order by expires_at limit $2",
+        )
+        .bind(self.clock.now())
+        .bind(EXPIRED)
+        .fetch_all(&self.pool)
+        .await?;
+        for token_id in tokens {
+            self.commands
+                .deactivate_unasked(TokenId::from(token_id), DeactivationReason::Expired)
+                .await?;
+        }
+        Ok(())
+    }
+}
+
+/// The read model is written by another task, of this node or another.
+async fn wait_for(read_model: &Runner, position: i64) -> Result<(), ReactError> {
+    const PAUSE: Duration = Duration::from_millis(5);
+    while read_model.position().await? < position {
+        tokio::time::sleep(PAUSE).await;
+    }
+    Ok(())
+}
