@@ -99,11 +99,11 @@ $$;
 -- The chain: SHA-256 over position, previous hash, stream, sequence, type, version, payload, metadata and time. The
 -- time is in whole microseconds since 1970, as eight bytes.
 create function event_hash(
-    position bigint, previous_hash bytea, aggregate_type text, aggregate_id text, sequence bigint,
+    at_position bigint, previous_hash bytea, aggregate_type text, aggregate_id text, sequence bigint,
     event_type text, event_version text, payload text, metadata text, recorded_at timestamptz
 ) returns bytea language sql immutable parallel safe as $$
     select sha256(
-        hashed(int8send(position))
+        hashed(int8send(at_position))
         || hashed(previous_hash)
         || hashed(convert_to(aggregate_type, 'UTF8'))
         || hashed(convert_to(aggregate_id, 'UTF8'))

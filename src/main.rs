@@ -1,2 +1,126 @@
-//! The command line.
-fn main() {}
+//! The command line. Exit 0: done; 1: failed, with the reason on standard error; 2: wrong usage.
+
+use std::error::Error;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use featbit_tokens::app::{App, connect};
+use featbit_tokens::config::{Config, Environment, database_url};
+use featbit_tokens::{dev, schema};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// The access-token authority for FeatBit.
+#[derive(Parser)]
+#[command(version, about, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run everything embedded: a private PostgreSQL, a broker, a demo organization, the service
+    Dev {
+        /// Where everything is kept
+        #[arg(long, value_name = "DIR", default_value = ".featbit-tokens")]
+        data_dir: PathBuf,
+        /// Where to listen; port 0 picks a free one
+        #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:5080")]
+        http: SocketAddr,
+        /// Use this Kafka instead of the embedded broker
+        #[arg(long, value_name = "SERVERS")]
+        kafka_bootstrap: Option<String>,
+        /// Use this PostgreSQL instead of a private one
+        #[arg(long, value_name = "URL")]
+        database_url: Option<String>,
+    },
+    /// Run the service, configured by the environment
+    Serve,
+    /// Bring the database's schema up to date (needs DATABASE_URL)
+    Migrate,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error),
+    };
+    match runtime.block_on(run(cli.command)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(error.as_ref()),
+    }
+}
+
+async fn run(command: Command) -> Result<(), Box<dyn Error>> {
+    match command {
+        Command::Dev {
+            data_dir,
+            http,
+            kafka_bootstrap,
+            database_url,
+        } => {
+            log_to_stderr("warn");
+            Ok(dev::run(dev::DevOptions {
+                data_dir,
+                http,
+                kafka_bootstrap,
+                database_url,
+            })
+            .await?)
+        }
+        Command::Serve => {
+            log_to_stderr("info,sqlx=warn");
+            serve().await
+        }
+        Command::Migrate => {
+            log_to_stderr("warn");
+            let pool = connect(&database_url(&Environment::of_process())?).await?;
+            Ok(schema::migrate(&pool).await?)
+        }
+    }
+}
+
+async fn serve() -> Result<(), Box<dyn Error>> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let app = App::start(Config::from_environment(&Environment::of_process())?).await?;
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    tracing::info!("stopping");
+    app.stop().await;
+    Ok(())
+}
+
+/// `RUST_LOG` says what, `LOG_FORMAT` how.
+fn log_to_stderr(otherwise: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(otherwise));
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    if std::env::var("LOG_FORMAT").is_ok_and(|format| format == "json") {
+        logs.json().init();
+    } else {
+        logs.init();
+    }
+}
+
+#[expect(
+    clippy::print_stderr,
+    reason = "the reason of a failure goes to standard error, whatever is logged"
+)]
+fn failed(error: &dyn Error) -> ExitCode {
+    eprint!("featbit-tokens: {error}");
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        eprint!(": {error}");
+        cause = error.source();
+    }
+    eprintln!();
+    ExitCode::FAILURE
+}

@@ -1,6 +1,9 @@
 //! May this subject do this, here, now? The one function behind every decision, live or as of the past, with the reason
 //! that came first. Pure: the caller brings the token, the standing and the time.
 
+#[cfg(test)]
+mod tests;
+
 use std::net::IpAddr;
 
 use chrono::{DateTime, Utc};

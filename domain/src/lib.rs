@@ -17,3 +17,6 @@ pub mod member;
 pub mod organization;
 pub mod policy;
 pub mod secret;
+
+#[cfg(test)]
+mod samples;

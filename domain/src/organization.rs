@@ -76,3 +76,24 @@ impl Aggregate for Organization {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use cqrs_es::test::TestFramework;
+
+    use super::*;
+    use crate::samples::organization;
+
+    #[tokio::test]
+    async fn a_removal_is_an_event_each_time_for_the_organization_may_have_come_back() {
+        let organization_id = organization();
+        let removed = OrganizationEvent::Removed { organization_id };
+        for given in [vec![], vec![removed]] {
+            TestFramework::<Organization>::with(())
+                .given(given)
+                .when_async(OrganizationCommand::Remove(organization_id))
+                .await
+                .then_expect_events(vec![removed]);
+        }
+    }
+}

@@ -29,6 +29,8 @@ pub enum Subject {
     Token(TokenId),
     /// A member by its id.
     Member(OrganizationId, MemberId),
+    /// A member by something that names no member.
+    NoMember,
     /// Something that names nobody.
     Unknown,
 }
@@ -108,6 +110,7 @@ impl Index {
                 let found = decide_for_member(&standing, *organization_id, question);
                 self.vouch(position, found, answer)
             }
+            Subject::NoMember => self.vouch(position, Reason::CreatorNotAMember.into(), answer),
             Subject::Unknown => self.vouch(position, Reason::UnknownToken.into(), answer),
         }
     }

@@ -29,7 +29,9 @@ pub(super) enum UnreadableBody {
 
 /// The whole body.
 pub(super) async fn read(body: Body) -> Result<Bytes, UnreadableBody> {
-    tokio::time::timeout(PATIENCE, read_bounded(body)).await.unwrap_or(Err(UnreadableBody::Broken))
+    tokio::time::timeout(PATIENCE, read_bounded(body))
+        .await
+        .unwrap_or(Err(UnreadableBody::Broken))
 }
 
 async fn read_bounded(mut body: Body) -> Result<Bytes, UnreadableBody> {
@@ -46,7 +48,11 @@ async fn read_bounded(mut body: Body) -> Result<Bytes, UnreadableBody> {
             kept.extend_from_slice(data);
         }
     }
-    if seen > MAX_BODY { Err(UnreadableBody::TooLarge) } else { Ok(kept.into()) }
+    if seen > MAX_BODY {
+        Err(UnreadableBody::TooLarge)
+    } else {
+        Ok(kept.into())
+    }
 }
 
 /// Does the request say that its body is JSON?
@@ -63,7 +69,9 @@ pub(crate) fn has_nul(value: &Value) -> bool {
     match value {
         Value::String(text) => text.contains('\0'),
         Value::Array(items) => items.iter().any(has_nul),
-        Value::Object(fields) => fields.iter().any(|(name, value)| name.contains('\0') || has_nul(value)),
+        Value::Object(fields) => fields
+            .iter()
+            .any(|(name, value)| name.contains('\0') || has_nul(value)),
         Value::Null | Value::Bool(_) | Value::Number(_) => false,
     }
 }
@@ -76,9 +84,12 @@ impl Fields {
     /// The fields of an object; anything else has none.
     pub(super) fn of(value: Value) -> Option<Self> {
         match value {
-            Value::Object(fields) => {
-                Some(Self(fields.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value)).collect()))
-            }
+            Value::Object(fields) => Some(Self(
+                fields
+                    .into_iter()
+                    .map(|(name, value)| (name.to_ascii_lowercase(), value))
+                    .collect(),
+            )),
             _ => None,
         }
     }

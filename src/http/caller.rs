@@ -68,7 +68,11 @@ pub(super) struct KnownCaller {
 impl KnownCaller {
     /// `Forbidden` unless a rule of management holds for the caller.
     pub(super) fn must(&self, rule: impl FnOnce(&Member) -> bool) -> Result<(), Problem> {
-        if rule(&self.member) { Ok(()) } else { Err(Problem::Forbidden) }
+        if rule(&self.member) {
+            Ok(())
+        } else {
+            Err(Problem::Forbidden)
+        }
     }
 }
 
@@ -83,32 +87,53 @@ impl FromRequestParts<Service> for KnownCaller {
         if !service.index.is_fresh() {
             return Err(Problem::Unavailable);
         }
-        let member = service.index.member(organization_id, member_id).ok_or(Problem::Forbidden)?;
+        let member = service
+            .index
+            .member(organization_id, member_id)
+            .ok_or(Problem::Forbidden)?;
         let request_id = super::request_id(&parts.headers);
-        Ok(Self { caller: Caller { organization_id, member_id, request_id }, member })
+        Ok(Self {
+            caller: Caller {
+                organization_id,
+                member_id,
+                request_id,
+            },
+            member,
+        })
     }
 }
 
 fn authenticate(headers: &HeaderMap, service: &Service) -> Result<MemberId, Problem> {
     let presented = single(headers, AUTHORIZATION.as_str()).ok_or(Problem::Unauthorized)?;
-    let bearer = presented.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    let bearer = presented
+        .split_once(' ')
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
     let credential = bearer.map_or(presented, |(_, credential)| credential.trim());
     if let Ok(secret) = Secret::parse(credential) {
         return Err(refuse_token(service, secret));
     }
-    bearer.and_then(|_| service.jwt.member(credential)).ok_or(Problem::Unauthorized)
+    bearer
+        .and_then(|_| service.jwt.member(credential))
+        .ok_or(Problem::Unauthorized)
 }
 
 /// An access token can't manage access tokens: known, it is forbidden; unknown, it is nobody.
 fn refuse_token(service: &Service, secret: Secret) -> Problem {
-    let question =
-        Question { action: "", resource: "", organization_id: None, address: None, now: service.clock.now() };
+    let question = Question {
+        action: "",
+        resource: "",
+        organization_id: None,
+        address: None,
+        now: service.clock.now(),
+    };
     let subject = Subject::Secret(secret);
-    service.index.decide(&subject, &question, 0, |_, answer| match answer.reason {
-        Reason::UnknownToken => Problem::Unauthorized,
-        Reason::StaleReplica => Problem::Unavailable,
-        _ => Problem::Forbidden,
-    })
+    service
+        .index
+        .decide(&subject, &question, 0, |_, answer| match answer.reason {
+            Reason::UnknownToken => Problem::Unauthorized,
+            Reason::StaleReplica => Problem::Unavailable,
+            _ => Problem::Forbidden,
+        })
 }
 
 /// A header that stands there exactly once, as text.

@@ -21,13 +21,22 @@ struct Envelope<'a, T> {
 
 /// What was asked for.
 pub(super) fn success(data: impl Serialize) -> Response {
-    respond(StatusCode::OK, &Envelope { success: true, errors: &[], data: Some(data) })
+    respond(
+        StatusCode::OK,
+        &Envelope {
+            success: true,
+            errors: &[],
+            data: Some(data),
+        },
+    )
 }
 
 /// What a command came to, with its position.
 pub(super) fn done(position: i64, data: impl Serialize) -> Response {
     let mut response = success(data);
-    response.headers_mut().insert(LOG_POSITION, HeaderValue::from(position));
+    response
+        .headers_mut()
+        .insert(LOG_POSITION, HeaderValue::from(position));
     response
 }
 
@@ -38,14 +47,27 @@ pub(super) fn done_true(done_at: &Done<()>) -> Response {
 
 /// Codes for what went wrong.
 pub(super) fn failure(status: StatusCode, codes: &[&str]) -> Response {
-    respond(status, &Envelope::<()> { success: false, errors: codes, data: None })
+    respond(
+        status,
+        &Envelope::<()> {
+            success: false,
+            errors: codes,
+            data: None,
+        },
+    )
 }
 
 fn respond(status: StatusCode, envelope: &impl Serialize) -> Response {
     match serde_json::to_vec(envelope) {
-        Ok(body) => {
-            (status, [(CONTENT_TYPE, JSON), (API_VERSIONS, HeaderValue::from_static("1.0"))], body).into_response()
-        }
+        Ok(body) => (
+            status,
+            [
+                (CONTENT_TYPE, JSON),
+                (API_VERSIONS, HeaderValue::from_static("1.0")),
+            ],
+            body,
+        )
+            .into_response(),
         Err(error) => {
             tracing::error!(%error, "an answer can't be written");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()

@@ -13,7 +13,7 @@ use crate::commands::CommandError;
 
 /// Why a request of the management API is not answered with what it asked for.
 #[derive(Debug)]
-pub enum Problem {
+pub(super) enum Problem {
     /// The body or the query does not hold what it must: a code for each thing, in the order of the fields.
     Invalid(Vec<&'static str>),
     /// No caller, or one that can't be believed.

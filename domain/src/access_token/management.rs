@@ -1,6 +1,9 @@
 //! Who may manage tokens: FeatBit's three permissions and the rules of ownership, from the caller's own stream. FeatBit
 //! checks these only in its web page; here the server does.
 
+#[cfg(test)]
+mod tests;
+
 use super::{Token, TokenType};
 use crate::ids::MemberId;
 use crate::member::Member;

@@ -322,7 +322,12 @@ impl Aggregate for AccessToken {
 
     fn apply(&mut self, event: AccessTokenEvent) {
         match event {
-            AccessTokenEvent::Created(created) => *self = Self::Live(Box::new(created.into())),
+            // Only ever the first: nothing brings a removed token back.
+            AccessTokenEvent::Created(created) => {
+                if *self == Self::Unknown {
+                    *self = Self::Live(Box::new(created.into()));
+                }
+            }
             AccessTokenEvent::Renamed { name, .. } => self.change(|token| token.name = name),
             AccessTokenEvent::DescriptionChanged { description, .. } => {
                 self.change(|token| token.description = description);

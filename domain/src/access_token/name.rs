@@ -56,3 +56,50 @@ impl TokenName {
 pub fn name_key(text: &str) -> String {
     text.to_lowercase()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> Result<String, InvalidTokenName> {
+        TokenName::parse(text).map(|name| name.as_str().to_owned())
+    }
+
+    #[test]
+    fn a_name_is_trimmed() {
+        assert_eq!(parsed(" \u{a0}\tdeploy bot \n"), Ok("deploy bot".to_owned()));
+    }
+
+    #[test]
+    fn a_name_of_nothing_but_white_space_is_required() {
+        for text in ["", " ", "\t\n", "\u{3000}"] {
+            assert_eq!(parsed(text), Err(InvalidTokenName::Required), "{text:?}");
+        }
+        assert_eq!(parsed("x"), Ok("x".to_owned()));
+    }
+
+    #[test]
+    fn a_name_has_at_most_128_characters_however_many_bytes_and_after_trimming() {
+        for letter in ["x", "é", "🦀"] {
+            let longest = letter.repeat(128);
+            assert_eq!(parsed(&longest), Ok(longest.clone()));
+            assert_eq!(parsed(&format!("  {longest}  ")), Ok(longest));
+            assert_eq!(parsed(&letter.repeat(129)), Err(InvalidTokenName::Invalid));
+        }
+    }
+
+    #[test]
+    fn a_name_holds_no_control_characters() {
+        for text in ["a\nb", "a\0b", "a\u{7f}b", "a\u{85}b"] {
+            assert_eq!(parsed(text), Err(InvalidTokenName::Invalid), "{text:?}");
+        }
+        assert_eq!(parsed("a b"), Ok("a b".to_owned()));
+    }
+
+    #[test]
+    fn names_that_differ_in_case_alone_have_one_key() {
+        let key = |text| TokenName::parse(text).map(|name| name.key());
+        assert_eq!(key("Deploy ÄÖ"), key("dEPLOY äö"));
+        assert_ne!(key("deploy"), key("deploy 2"));
+    }
+}

@@ -174,9 +174,11 @@ pub async fn is_name_used(
     organization_id: OrganizationId,
     name: &str,
 ) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar("select exists (select from access_token_names where organization_id = $1 and name_key = $2)")
-        .bind(organization_id.as_uuid())
-        .bind(name_key(name.trim()))
-        .fetch_one(connection)
-        .await
+    sqlx::query_scalar(
+        "select exists (select from access_token_names where organization_id = $1 and name_key = $2)",
+    )
+    .bind(organization_id.as_uuid())
+    .bind(name_key(name.trim()))
+    .fetch_one(connection)
+    .await
 }

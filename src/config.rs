@@ -1,0 +1,237 @@
+//! Configuration of a node, read once from the environment. A bad or missing value is named, and nothing starts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use axum::http::HeaderValue;
+use jsonwebtoken::{Algorithm, DecodingKey};
+use thiserror::Error;
+
+use crate::http::JwtVerifier;
+use crate::intake::IntakeConfig;
+
+/// Bytes that a shared key has at least: HS256 is no stronger than its key.
+const MIN_KEY: usize = 32;
+const KAFKA_PROPERTY: &str = "KAFKA_PROPERTY_";
+
+/// Everything a node needs to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// PostgreSQL.
+    pub database_url: String,
+    /// Where to listen.
+    pub http: SocketAddr,
+    /// Whose JWTs are believed.
+    pub jwt: JwtVerifier,
+    /// Who may ask for decisions.
+    pub gateway_keys: Vec<String>,
+    /// The membership topic; none: no Kafka.
+    pub intake: Option<IntakeConfig>,
+    /// How long a node may vouch for what it knows after it last saw the end of the log.
+    pub max_staleness: Duration,
+    /// The farthest expiry, in days.
+    pub max_expiry_days: u32,
+    /// Other origins whose pages may use the API.
+    pub cors_origins: Vec<HeaderValue>,
+}
+
+/// A setting that is wrong.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// It is not there.
+    #[error("{0} is not set")]
+    Missing(&'static str),
+    /// It is there, and wrong.
+    #[error("{name} is not valid: {why}")]
+    Invalid {
+        /// Which.
+        name: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+fn invalid(name: &'static str, why: impl ToString) -> ConfigError {
+    ConfigError::Invalid {
+        name,
+        why: why.to_string(),
+    }
+}
+
+/// The settings as they stand in an environment.
+#[derive(Debug)]
+pub struct Environment(BTreeMap<String, String>);
+
+impl Environment {
+    /// This process's.
+    #[must_use]
+    pub fn of_process() -> Self {
+        Self(
+            std::env::vars_os()
+                .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+                .collect(),
+        )
+    }
+
+    /// The same with these settings instead.
+    #[must_use]
+    pub fn with<const N: usize>(mut self, settings: [(&str, String); N]) -> Self {
+        self.0
+            .extend(settings.map(|(name, value)| (name.to_owned(), value)));
+        self
+    }
+
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0
+            .get(name)
+            .map(|value| value.trim())
+            .filter(|value| !value.is_empty())
+    }
+
+    fn parse<T: std::str::FromStr<Err: ToString>>(
+        &self,
+        name: &'static str,
+        default: T,
+    ) -> Result<T, ConfigError> {
+        self.get(name).map_or(Ok(default), |text| {
+            text.parse().map_err(|error: T::Err| invalid(name, error))
+        })
+    }
+
+    fn list(&self, name: &str) -> Vec<String> {
+        let items: BTreeSet<&str> = self
+            .get(name)
+            .unwrap_or_default()
+            .split(',')
+            .map(str::trim)
+            .filter(|item| !item.is_empty())
+            .collect();
+        items.into_iter().map(ToOwned::to_owned).collect()
+    }
+}
+
+/// The database's URL alone, for the commands that need nothing else.
+///
+/// # Errors
+/// Where it is not set.
+pub fn database_url(environment: &Environment) -> Result<String, ConfigError> {
+    environment
+        .get("DATABASE_URL")
+        .map(ToOwned::to_owned)
+        .ok_or(ConfigError::Missing("DATABASE_URL"))
+}
+
+impl Config {
+    /// The configuration of `serve`.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the first setting that is wrong.
+    pub fn from_environment(environment: &Environment) -> Result<Self, ConfigError> {
+        let http: SocketAddr = environment.parse("HTTP_ADDR", SocketAddr::from(([0, 0, 0, 0], 5080)))?;
+        let gateway_keys = environment.list("GATEWAY_KEYS");
+        if gateway_keys.is_empty() && !http.ip().is_loopback() {
+            return Err(ConfigError::Missing(
+                "GATEWAY_KEYS (it may be empty only where HTTP_ADDR is loopback)",
+            ));
+        }
+        let max_staleness_ms: u64 = environment.parse("MAX_STALENESS_MS", 1000)?;
+        if max_staleness_ms < 100 {
+            return Err(invalid("MAX_STALENESS_MS", "it must be 100 or more"));
+        }
+        if let Some(source) = environment
+            .get("FORWARD_AUTH_SOURCE")
+            .filter(|source| *source != "headers")
+        {
+            return Err(invalid(
+                "FORWARD_AUTH_SOURCE",
+                format!("{source} needs FeatBit's route table, which is not there yet"),
+            ));
+        }
+        Ok(Self {
+            database_url: database_url(environment)?,
+            http,
+            jwt: jwt(environment)?,
+            gateway_keys,
+            intake: intake(environment),
+            max_staleness: Duration::from_millis(max_staleness_ms),
+            max_expiry_days: environment.parse("MAX_EXPIRY_DAYS", 400)?,
+            cors_origins: environment
+                .list("CORS_ORIGINS")
+                .iter()
+                .map(|origin| HeaderValue::from_str(origin).map_err(|error| invalid("CORS_ORIGINS", error)))
+                .collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+/// What signs FeatBit's JWTs: a shared key, or the public half of one.
+fn jwt(environment: &Environment) -> Result<JwtVerifier, ConfigError> {
+    let (algorithm, key) = match environment.get("JWT_ALGORITHM").unwrap_or("HS256") {
+        "HS256" => {
+            let key = environment
+                .get("JWT_KEY")
+                .ok_or(ConfigError::Missing("JWT_KEY"))?;
+            if key.len() < MIN_KEY {
+                return Err(invalid("JWT_KEY", "it must have 32 bytes or more"));
+            }
+            (Algorithm::HS256, DecodingKey::from_secret(key.as_bytes()))
+        }
+        "RS256" => (
+            Algorithm::RS256,
+            public_key(environment, DecodingKey::from_rsa_pem)?,
+        ),
+        "ES256" => (
+            Algorithm::ES256,
+            public_key(environment, DecodingKey::from_ec_pem)?,
+        ),
+        other => {
+            return Err(invalid(
+                "JWT_ALGORITHM",
+                format!("{other} is none of HS256, RS256, ES256"),
+            ));
+        }
+    };
+    let issuer = environment.get("JWT_ISSUER").unwrap_or("featbit");
+    let audience = environment.get("JWT_AUDIENCE").unwrap_or("featbit-api");
+    Ok(JwtVerifier::new(algorithm, key, issuer, audience))
+}
+
+fn public_key(
+    environment: &Environment,
+    parse: fn(&[u8]) -> Result<DecodingKey, jsonwebtoken::errors::Error>,
+) -> Result<DecodingKey, ConfigError> {
+    const NAME: &str = "JWT_PUBLIC_KEY_PATH";
+    let path = environment.get(NAME).ok_or(ConfigError::Missing(NAME))?;
+    let pem = std::fs::read(Path::new(path)).map_err(|error| invalid(NAME, format!("{path}: {error}")))?;
+    parse(&pem).map_err(|error| invalid(NAME, format!("{path}: {error}")))
+}
+
+fn intake(environment: &Environment) -> Option<IntakeConfig> {
+    let bootstrap_servers = environment.get("KAFKA_BOOTSTRAP_SERVERS")?;
+    let properties = environment
+        .0
+        .iter()
+        .filter_map(|(name, value)| {
+            let property = name
+                .strip_prefix(KAFKA_PROPERTY)?
+                .to_ascii_lowercase()
+                .replace('_', ".");
+            Some((property, value.clone()))
+        })
+        .collect();
+    Some(IntakeConfig {
+        bootstrap_servers: bootstrap_servers.to_owned(),
+        topic: environment
+            .get("KAFKA_TOPIC")
+            .unwrap_or("featbit-membership")
+            .to_owned(),
+        group_id: environment
+            .get("KAFKA_GROUP_ID")
+            .unwrap_or("featbit-tokens")
+            .to_owned(),
+        cluster_id: None,
+        properties,
+    })
+}

@@ -1,0 +1,93 @@
+//! How this node is: alive, and ready or not, with the reasons.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use projections::runner::ReadModel;
+use serde_json::json;
+use tokio::sync::watch;
+
+use super::Service;
+use crate::intake::IntakeState;
+
+/// What the tasks of this node say of themselves. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Vitals {
+    /// The last position this node appended.
+    pub appended: watch::Receiver<i64>,
+    /// How far each read model has come.
+    pub read_models: Vec<(ReadModel, watch::Receiver<i64>)>,
+    /// How the intake is.
+    pub intake: watch::Receiver<IntakeState>,
+}
+
+impl Vitals {
+    pub(super) fn appended(&self) -> i64 {
+        *self.appended.borrow()
+    }
+
+    /// Waits until every read model has come to a position; false where one has not in time.
+    pub(super) async fn read_models_reach(&self, position: i64, patience: Duration) -> bool {
+        let all = async {
+            for (_, seen) in &self.read_models {
+                if seen.clone().wait_for(|at| *at >= position).await.is_err() {
+                    return false;
+                }
+            }
+            true
+        };
+        tokio::time::timeout(patience, all).await.unwrap_or(false)
+    }
+}
+
+/// `GET /health/liveness`
+pub(super) async fn liveness() -> Response {
+    Json(json!({ "status": "alive" })).into_response()
+}
+
+/// `GET /health/readiness`
+pub(super) async fn readiness(State(service): State<Service>) -> Response {
+    let intake = service.vitals.intake.borrow().clone();
+    let mut reasons = Vec::new();
+    if !service.index.is_fresh() {
+        reasons.push("the authorization index can't vouch that it knows the log up to now".to_owned());
+    }
+    if let Some(reason) = intake.obstacle() {
+        reasons.push(reason);
+    }
+    let read_models: BTreeMap<&str, i64> = service
+        .vitals
+        .read_models
+        .iter()
+        .map(|(model, at)| (model.name(), *at.borrow()))
+        .collect();
+    let parked = parked_messages(&service).await;
+    if parked.is_none() {
+        reasons.push("the database is out of reach".to_owned());
+    }
+    let (status, word) = if reasons.is_empty() {
+        (StatusCode::OK, "ready")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready")
+    };
+    let body = json!({
+        "status": word,
+        "reasons": reasons,
+        "position": service.index.position(),
+        "readModels": read_models,
+        "intake": intake.to_string(),
+        "parkedMessages": parked,
+    });
+    (status, Json(body)).into_response()
+}
+
+/// How many messages are parked; none where the database does not answer in time.
+async fn parked_messages(service: &Service) -> Option<i64> {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    let count = sqlx::query_scalar("select count(*) from parked_messages").fetch_one(&service.pool);
+    tokio::time::timeout(PATIENCE, count).await.ok()?.ok()
+}

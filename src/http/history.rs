@@ -1,0 +1,133 @@
+//! A token's history: its own events and those of its creator's membership that touched it, in the order of the log,
+//! oldest first. Read from the log itself; it stays when the token is removed.
+
+use axum::extract::{Path, RawQuery, State};
+use axum::http::HeaderMap;
+use axum::response::Response;
+use chrono::{DateTime, Utc};
+use cqrs_es::DomainEvent;
+use domain::access_token::management::may_list;
+use domain::access_token::{AccessTokenEvent, Created, TokenType};
+use domain::member::Member;
+use projections::log::{Fact, ReadLogError, RecordedEvent, read_streams};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::access_tokens::{page_index, page_size, parameters, token_id};
+use super::caller::KnownCaller;
+use super::envelope::success;
+use super::problem::Problem;
+use super::{Service, seen_by};
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct HistoryBody {
+    total_count: usize,
+    items: Vec<EntryBody>,
+}
+
+#[derive(Serialize)]
+struct EntryBody {
+    position: i64,
+    event: String,
+    actor: Value,
+    time: DateTime<Utc>,
+    data: Value,
+}
+
+/// Events of one token's history that are looked at.
+const MAX_EVENTS: i64 = 10_000;
+
+/// `GET /access-tokens/{id}/history`
+pub(super) async fn of_token(
+    State(service): State<Service>,
+    known: KnownCaller,
+    Path(id): Path<String>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    known.must(may_list)?;
+    let token_id = token_id(&id)?;
+    let (mut index, mut size) = (0, 10);
+    for (key, value) in
+        parameters(query.as_deref().unwrap_or_default()).filter(|(_, value)| !value.is_empty())
+    {
+        match key.as_str() {
+            "pageindex" => index = page_index(&value)?,
+            "pagesize" => size = page_size(&value)?,
+            _ => {}
+        }
+    }
+    seen_by(State(service.clone()), headers).await?;
+    let mut connection = service.pool.acquire().await?;
+    let own = read_streams(
+        &mut connection,
+        &[("access_token", token_id.to_string())],
+        0,
+        MAX_EVENTS,
+    )
+    .await?;
+    let created = created(&own).filter(|created| created.organization_id == known.caller.organization_id);
+    let created = created.ok_or(Problem::NotFound)?.clone();
+    let mut events = own;
+    if created.token_type == TokenType::Personal {
+        let stream_id = Member::stream_id(created.organization_id, created.creator_id);
+        let since = events.first().map_or(0, |event| event.position);
+        let membership = read_streams(&mut connection, &[("member", stream_id)], 0, MAX_EVENTS).await?;
+        events.extend(membership.into_iter().filter(|event| event.position > since));
+        events.sort_by_key(|event| event.position);
+    }
+    let total_count = events.len();
+    let skip = usize::try_from(index.saturating_mul(size)).unwrap_or(usize::MAX);
+    let take = usize::try_from(size).unwrap_or(0);
+    let items = events
+        .into_iter()
+        .skip(skip)
+        .take(take)
+        .map(EntryBody::from)
+        .collect();
+    Ok(success(HistoryBody { total_count, items }))
+}
+
+fn created(events: &[RecordedEvent]) -> Option<&Created> {
+    events.iter().find_map(|event| match &event.fact {
+        Fact::AccessToken(AccessTokenEvent::Created(created)) => Some(created),
+        _ => None,
+    })
+}
+
+impl From<RecordedEvent> for EntryBody {
+    fn from(event: RecordedEvent) -> Self {
+        let (name, data) = match &event.fact {
+            Fact::AccessToken(fact) => (fact.event_type(), serde_json::to_value(fact)),
+            Fact::Member(fact) => (fact.event_type(), serde_json::to_value(fact)),
+            Fact::Organization(fact) => (fact.event_type(), serde_json::to_value(fact)),
+        };
+        let mut data = data.unwrap_or_default();
+        if let Value::Object(fields) = &mut data {
+            // Said already; and a digest is in no answer.
+            fields.remove("event");
+            fields.remove("digest");
+        }
+        let actor = event.metadata.get("actor").cloned().unwrap_or_default();
+        Self {
+            position: event.position,
+            event: name,
+            actor,
+            time: event.recorded_at,
+            data,
+        }
+    }
+}
+
+impl From<ReadLogError> for Problem {
+    fn from(error: ReadLogError) -> Self {
+        match error {
+            ReadLogError::Database(error) => error.into(),
+            ReadLogError::Gap { .. } | ReadLogError::Unreadable { .. } => {
+                tracing::error!(%error, "the log can't be read");
+                Self::Internal
+            }
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! The HTTP surface: one file per subject; `caller` says who asks, `problem` is where every failure leaves.
+
+mod access_tokens;
+mod body;
+mod caller;
+mod envelope;
+mod evaluation;
+mod health;
+mod history;
+mod problem;
+mod token_fields;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post, put};
+use sqlx::PgPool;
+use tower_http::cors::{Any, CorsLayer};
+use uuid::Uuid;
+
+pub(crate) use body::has_nul;
+pub use caller::JwtVerifier;
+pub use health::Vitals;
+use problem::Problem;
+
+use crate::authorization::Index;
+use crate::clock::Clock;
+use crate::commands::Commands;
+
+/// Bytes of all headers of a request together.
+const MAX_HEADERS: usize = 16 * 1024;
+/// How long a query waits for a position.
+const POSITION_PATIENCE: Duration = Duration::from_millis(250);
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// What the handlers work with. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// For queries.
+    pub pool: PgPool,
+    /// For decisions, and for who the caller is.
+    pub index: Arc<Index>,
+    /// For everything that changes something.
+    pub commands: Commands,
+    /// The database's time.
+    pub clock: Clock,
+    /// Whose JWTs are believed.
+    pub jwt: JwtVerifier,
+    /// Who may ask for decisions; empty: everybody who can reach the port.
+    pub gateway_keys: Arc<Vec<String>>,
+    /// From which other origins browsers may use the API.
+    pub cors_origins: Arc<Vec<HeaderValue>>,
+    /// The farthest expiry that may be asked for, in days.
+    pub max_expiry_days: u32,
+    /// How this node is.
+    pub vitals: Vitals,
+}
+
+/// Every route there is.
+pub fn router(service: Service) -> Router {
+    let management = Router::new()
+        .route(
+            "/access-tokens",
+            get(access_tokens::list).post(access_tokens::create),
+        )
+        .route("/access-tokens/is-name-used", get(access_tokens::is_name_used))
+        .route(
+            "/access-tokens/{id}",
+            get(access_tokens::find)
+                .put(access_tokens::update)
+                .delete(access_tokens::remove),
+        )
+        .route("/access-tokens/{id}/toggle", put(access_tokens::toggle))
+        .route("/access-tokens/{id}/activate", put(access_tokens::activate))
+        .route("/access-tokens/{id}/deactivate", put(access_tokens::deactivate))
+        .route("/access-tokens/{id}/history", get(history::of_token));
+    let decisions = Router::new()
+        .route("/access/v1/evaluation", post(evaluation::evaluate))
+        .layer(from_fn_with_state(
+            service.clone(),
+            evaluation::require_gateway_key,
+        ))
+        .layer(from_fn(echo_request_id));
+    Router::new()
+        .nest("/api/v1", management)
+        .merge(decisions)
+        .route("/health/liveness", get(health::liveness))
+        .route("/health/readiness", get(health::readiness))
+        .fallback(|| async { Problem::NotFound })
+        .method_not_allowed_fallback(|| async { Problem::MethodNotAllowed })
+        .layer(from_fn(bound_headers))
+        .layer(cors(&service))
+        .with_state(service)
+}
+
+fn cors(service: &Service) -> CorsLayer {
+    let origins: Vec<HeaderValue> = service.cors_origins.to_vec();
+    CorsLayer::new()
+        .allow_origin(origins)
+        .allow_methods(Any)
+        .allow_headers(Any)
+        .expose_headers(Any)
+}
+
+async fn bound_headers(request: Request, next: Next) -> Response {
+    let size: usize = request
+        .headers()
+        .iter()
+        .map(|(name, value)| name.as_str().len().saturating_add(value.len()).saturating_add(4))
+        .fold(
+            request
+                .uri()
+                .path_and_query()
+                .map_or(0, |path| path.as_str().len()),
+            usize::saturating_add,
+        );
+    if size > MAX_HEADERS {
+        Problem::TooLarge.into_response()
+    } else {
+        next.run(request).await
+    }
+}
+
+async fn echo_request_id(request: Request, next: Next) -> Response {
+    let request_id = request.headers().get(&REQUEST_ID).cloned();
+    let mut response = next.run(request).await;
+    if let Some(request_id) = request_id {
+        response.headers_mut().insert(REQUEST_ID, request_id);
+    }
+    response
+}
+
+/// The caller's name for the request, if it has one that can be written down, or else one of ours.
+fn request_id(headers: &HeaderMap) -> String {
+    const MAX: usize = 128;
+    headers
+        .get(&REQUEST_ID)
+        .and_then(|value| value.to_str().ok())
+        .filter(|value| !value.is_empty() && value.len() <= MAX)
+        .map_or_else(|| Uuid::now_v7().to_string(), ToOwned::to_owned)
+}
+
+/// The position a caller wants to see at least, from `X-At-Least-Position`; 0 where it doesn't say.
+fn at_least_position(headers: &HeaderMap) -> Result<i64, Problem> {
+    let Some(value) = headers.get("x-at-least-position") else {
+        return Ok(0);
+    };
+    value
+        .to_str()
+        .ok()
+        .and_then(|text| text.trim().parse::<i64>().ok())
+        .filter(|position| *position >= 0)
+        .ok_or(Problem::Invalid(vec!["at_least_position_is_invalid"]))
+}
+
+/// Waits until the read models hold what the caller has to see: the position it names, and everything this node has
+/// appended.
+async fn seen_by(State(service): State<Service>, headers: HeaderMap) -> Result<(), Problem> {
+    let position = at_least_position(&headers)?.max(service.vitals.appended());
+    if service
+        .vitals
+        .read_models_reach(position, POSITION_PATIENCE)
+        .await
+    {
+        Ok(())
+    } else {
+        Err(Problem::Unavailable)
+    }
+}

@@ -1,0 +1,232 @@
+//! The fields of a token as callers send them, each checked on its own: what is wrong is a list of codes in the order of
+//! the fields. Statements are taken strictly here; what producers send on the topic is not.
+
+use std::net::IpAddr;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use domain::access_token::{InvalidTokenName, TokenName, TokenType, Update};
+use domain::policy::{Action, Effect, ResourcePattern, Statement};
+use ipnet::IpNet;
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::body::Fields;
+use super::problem::Problem;
+use crate::commands::access_tokens::NewToken;
+
+/// Statements of a token.
+const MAX_STATEMENTS: usize = 200;
+/// Actions of a statement, and resources of it.
+const MAX_PARTS: usize = 100;
+/// Characters of a statement's id.
+const MAX_STATEMENT_ID: usize = 64;
+/// Characters of a description.
+const MAX_DESCRIPTION: usize = 1000;
+/// Addresses of a token.
+const MAX_ADDRESSES: usize = 100;
+
+/// What the fields are checked against.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// The time.
+    pub(super) now: DateTime<Utc>,
+    /// The farthest expiry, in days from now.
+    pub(super) max_expiry_days: u32,
+}
+
+/// Collects what is wrong.
+#[derive(Default)]
+struct Wrong(Vec<&'static str>);
+
+impl Wrong {
+    /// The value, or none and its code noted.
+    fn note<T>(&mut self, checked: Result<T, &'static str>) -> Option<T> {
+        checked.map_err(|code| self.0.push(code)).ok()
+    }
+}
+
+/// The token that a POST asks for.
+pub(super) fn new_token(fields: &Fields, limits: Limits) -> Result<NewToken, Problem> {
+    let mut wrong = Wrong::default();
+    let name = wrong.note(name(fields.get("name")));
+    let token_type = wrong.note(token_type(fields.get("type")));
+    let statements = wrong.note(statements(fields.get("permissions")).and_then(
+        |statements| match token_type {
+            Some(TokenType::Service) if statements.is_empty() => Err("permissions_is_invalid"),
+            _ => Ok(statements),
+        },
+    ));
+    let description = wrong.note(description(fields.get("description")));
+    let expires_at = wrong.note(expires_at(fields.get("expiresat"), limits));
+    let allowed_ips = wrong.note(allowed_ips(fields.get("allowedips")));
+    match (name, token_type, statements, description, expires_at, allowed_ips) {
+        (
+            Some(name),
+            Some(token_type),
+            Some(statements),
+            Some(description),
+            Some(expires_at),
+            Some(allowed_ips),
+        ) => Ok(NewToken {
+            name,
+            token_type,
+            statements,
+            description,
+            expires_at,
+            allowed_ips,
+        }),
+        _ => Err(Problem::Invalid(wrong.0)),
+    }
+}
+
+/// The changes that a PUT asks for: an absent field stays as it is, null means none.
+pub(super) fn update(fields: &Fields, limits: Limits) -> Result<Update, Problem> {
+    let mut wrong = Wrong::default();
+    let update = Update {
+        name: wrong.note(name(fields.get("name"))),
+        statements: present(fields, "permissions").and_then(|value| wrong.note(statements(Some(value)))),
+        description: present(fields, "description").and_then(|value| wrong.note(description(Some(value)))),
+        expires_at: present(fields, "expiresat")
+            .and_then(|value| wrong.note(expires_at(Some(value), limits))),
+        allowed_ips: present(fields, "allowedips").and_then(|value| wrong.note(allowed_ips(Some(value)))),
+    };
+    if wrong.0.is_empty() {
+        Ok(update)
+    } else {
+        Err(Problem::Invalid(wrong.0))
+    }
+}
+
+fn present<'a>(fields: &'a Fields, name: &str) -> Option<&'a Value> {
+    fields
+        .get(name)
+        .filter(|value| name != "permissions" || !value.is_null())
+}
+
+fn name(value: Option<&Value>) -> Result<TokenName, &'static str> {
+    let text = match value {
+        None | Some(Value::Null) => return Err("name_is_required"),
+        Some(Value::String(text)) => text,
+        Some(_) => return Err("name_is_invalid"),
+    };
+    TokenName::parse(text).map_err(|invalid| match invalid {
+        InvalidTokenName::Required => "name_is_required",
+        InvalidTokenName::Invalid => "name_is_invalid",
+    })
+}
+
+fn token_type(value: Option<&Value>) -> Result<TokenType, &'static str> {
+    match value {
+        None | Some(Value::Null) => Err("type_is_required"),
+        Some(Value::String(text)) if text.is_empty() => Err("type_is_required"),
+        Some(Value::String(text)) => TokenType::parse(text).ok_or("type_is_invalid"),
+        Some(_) => Err("type_is_invalid"),
+    }
+}
+
+fn statements(value: Option<&Value>) -> Result<Vec<Statement>, &'static str> {
+    let items = match value {
+        None | Some(Value::Null) => return Ok(Vec::new()),
+        Some(Value::Array(items)) if items.len() <= MAX_STATEMENTS => items,
+        Some(_) => return Err("permissions_is_invalid"),
+    };
+    items
+        .iter()
+        .map(|item| statement(item).ok_or("permissions_is_invalid"))
+        .collect()
+}
+
+fn statement(value: &Value) -> Option<Statement> {
+    let fields = Fields::of(value.clone())?;
+    let id = match fields.get("id") {
+        None | Some(Value::Null) => Uuid::new_v4().to_string(),
+        Some(Value::String(id)) if (1..=MAX_STATEMENT_ID).contains(&id.chars().count()) => id.clone(),
+        Some(_) => return None,
+    };
+    let effect = match fields.get("effect")?.as_str()? {
+        "allow" => Effect::Allow,
+        "deny" => Effect::Deny,
+        _ => return None,
+    };
+    let resource_type = fields
+        .get("resourcetype")?
+        .as_str()
+        .filter(|text| !text.is_empty())?;
+    Some(Statement {
+        id: Some(id),
+        resource_type: resource_type.to_owned(),
+        effect,
+        actions: texts(fields.get("actions")?)?
+            .into_iter()
+            .map(Action::new)
+            .collect(),
+        resources: texts(fields.get("resources")?)?
+            .into_iter()
+            .map(ResourcePattern::new)
+            .collect(),
+    })
+}
+
+/// One to [`MAX_PARTS`] texts, none of them empty.
+fn texts(value: &Value) -> Option<Vec<&str>> {
+    let items = value
+        .as_array()
+        .filter(|items| (1..=MAX_PARTS).contains(&items.len()))?;
+    items
+        .iter()
+        .map(|item| item.as_str().filter(|text| !text.is_empty()))
+        .collect()
+}
+
+fn description(value: Option<&Value>) -> Result<Option<String>, &'static str> {
+    match value {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) if text.chars().count() <= MAX_DESCRIPTION => Ok(Some(text.clone())),
+        Some(_) => Err("description_is_invalid"),
+    }
+}
+
+/// In the future, and not too far.
+fn expires_at(value: Option<&Value>, limits: Limits) -> Result<Option<DateTime<Utc>>, &'static str> {
+    let text = match value {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::String(text)) => text,
+        Some(_) => return Err("expires_at_is_invalid"),
+    };
+    let farthest = TimeDelta::try_days(i64::from(limits.max_expiry_days))
+        .and_then(|days| limits.now.checked_add_signed(days))
+        .unwrap_or(DateTime::<Utc>::MAX_UTC);
+    DateTime::parse_from_rfc3339(text)
+        .map(|time| time.to_utc())
+        .ok()
+        .filter(|time| *time > limits.now && *time <= farthest)
+        .map(Some)
+        .ok_or("expires_at_is_invalid")
+}
+
+/// Networks (`10.0.0.0/8`) and single addresses, both families; a v4 address written as v6 counts as v4.
+fn allowed_ips(value: Option<&Value>) -> Result<Vec<IpNet>, &'static str> {
+    let items = match value {
+        None | Some(Value::Null) => return Ok(Vec::new()),
+        Some(Value::Array(items)) if items.len() <= MAX_ADDRESSES => items,
+        Some(_) => return Err("allowed_ips_is_invalid"),
+    };
+    items
+        .iter()
+        .map(|item| item.as_str().and_then(network).ok_or("allowed_ips_is_invalid"))
+        .collect()
+}
+
+fn network(text: &str) -> Option<IpNet> {
+    let net = match text.parse::<IpAddr>() {
+        Ok(address) => IpNet::from(address.to_canonical()),
+        Err(_) => text.parse::<IpNet>().ok()?.trunc(),
+    };
+    match net {
+        IpNet::V6(v6) if v6.prefix_len() >= 96 => match v6.network().to_ipv4_mapped() {
+            Some(v4) => IpNet::new(v4.into(), v6.prefix_len().saturating_sub(96)).ok(),
+            None => Some(net),
+        },
+        IpNet::V4(_) | IpNet::V6(_) => Some(net),
+    }
+}

@@ -1,0 +1,273 @@
+//! From a message of the membership topic to what it says, pure. A CloudEvent 1.0, structured or binary; unknown attributes
+//! and fields are ignored, everything needed is looked at strictly. The member is taken from the key first, so that a body
+//! nobody can read still blocks the right one.
+
+use domain::ids::{MemberId, OrganizationId};
+use domain::member::MembershipFact;
+use domain::policy::{Action, ResourcePattern, Revocation, Statement};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::commands::membership::{About, MembershipEvent, Message, RawMessage, Unusable};
+use crate::http::has_nul;
+use crate::log::{InboxKey, Profile};
+
+/// What every type of ours begins with.
+const TYPE_PREFIX: &str = "featbit.membership.";
+/// Characters of a CloudEvents id or source: they are kept for ever.
+const MAX_IDENTITY: usize = 1024;
+
+type MemberKey = (OrganizationId, MemberId);
+
+/// What a message says, or why it can't be used and whom it may be about.
+#[must_use]
+pub fn understand(raw: RawMessage) -> Message {
+    let keyed = raw.key.as_deref().map_or(Key::Absent, Key::parse);
+    let meaning = match CloudEvent::of(&raw) {
+        Err(reason) => Err(Unusable {
+            reason,
+            event_type: None,
+            members: keyed.member().into_iter().collect(),
+        }),
+        Ok(event) => event.meaning(&keyed).map_err(|reason| {
+            let mut members: Vec<MemberKey> = keyed.member().into_iter().chain(event.member()).collect();
+            members.dedup();
+            Unusable {
+                reason,
+                event_type: Some(event.event_type.clone()),
+                members,
+            }
+        }),
+    };
+    Message { raw, meaning }
+}
+
+/// A message's key: `<organizationId>:<memberId>`, or `<organizationId>:` where it is about the whole organization.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Key {
+    Absent,
+    Unreadable,
+    Organization(OrganizationId),
+    Member(OrganizationId, MemberId),
+}
+
+impl Key {
+    fn parse(bytes: &[u8]) -> Self {
+        let parts = std::str::from_utf8(bytes)
+            .ok()
+            .and_then(|text| text.split_once(':'));
+        match parts.map(|(organization, member)| (organization.parse(), member, member.parse())) {
+            Some((Ok(organization_id), "", _)) => Self::Organization(organization_id),
+            Some((Ok(organization_id), _, Ok(member_id))) => Self::Member(organization_id, member_id),
+            _ => Self::Unreadable,
+        }
+    }
+
+    fn member(self) -> Option<MemberKey> {
+        match self {
+            Self::Member(organization_id, member_id) => Some((organization_id, member_id)),
+            Self::Absent | Self::Unreadable | Self::Organization(_) => None,
+        }
+    }
+}
+
+struct CloudEvent {
+    id: String,
+    source: String,
+    event_type: String,
+    data: Map<String, Value>,
+}
+
+impl CloudEvent {
+    fn of(raw: &RawMessage) -> Result<Self, &'static str> {
+        let payload = raw.payload.as_deref().ok_or("payload_is_missing")?;
+        let body: Value = serde_json::from_slice(payload).map_err(|_| "payload_is_not_json")?;
+        if has_nul(&body) {
+            return Err("payload_has_a_nul_character");
+        }
+        let Value::Object(body) = body else {
+            return Err("payload_is_not_an_object");
+        };
+        let header = |name: &str| {
+            raw.headers
+                .iter()
+                .find(|(known, _)| known.eq_ignore_ascii_case(name))
+                .map(|(_, value)| value.clone())
+        };
+        // Binary mode: the attributes are headers and the value is the data.
+        if header("ce_specversion").is_some() || header("ce_type").is_some() {
+            return Self::new(
+                header("ce_specversion"),
+                header("ce_id"),
+                header("ce_source"),
+                header("ce_type"),
+                body,
+            );
+        }
+        let attribute = |name: &str| body.get(name).and_then(Value::as_str).map(ToOwned::to_owned);
+        let data = match body.get("data") {
+            Some(Value::Object(data)) => data.clone(),
+            _ => Map::new(),
+        };
+        Self::new(
+            attribute("specversion"),
+            attribute("id"),
+            attribute("source"),
+            attribute("type"),
+            data,
+        )
+    }
+
+    fn new(
+        specversion: Option<String>,
+        id: Option<String>,
+        source: Option<String>,
+        event_type: Option<String>,
+        data: Map<String, Value>,
+    ) -> Result<Self, &'static str> {
+        let identity = |text: Option<String>| {
+            text.filter(|text| {
+                !text.is_empty() && text.chars().count() <= MAX_IDENTITY && !text.contains('\0')
+            })
+        };
+        // The type is given even where something else is wrong, and the data tells whom it is about: parking needs both.
+        let event = Self {
+            id: identity(id).unwrap_or_default(),
+            source: identity(source).unwrap_or_default(),
+            event_type: event_type.unwrap_or_default().replace('\0', "\u{fffd}"),
+            data,
+        };
+        match specversion.as_deref() {
+            Some(version) if !version.starts_with("1.") => Ok(Self {
+                event_type: String::new(),
+                ..event
+            }),
+            _ => Ok(event),
+        }
+    }
+
+    fn meaning(&self, key: &Key) -> Result<MembershipEvent, &'static str> {
+        if self.id.is_empty() || self.source.is_empty() {
+            return Err("identity_is_invalid");
+        }
+        let Some(kind) = self.event_type.strip_prefix(TYPE_PREFIX) else {
+            return Err("type_is_unknown");
+        };
+        let organization_id = self
+            .id_field("organizationId")
+            .ok_or("organization_id_is_invalid")?;
+        let about = if kind == "OrganizationRemoved" {
+            self.about_organization(key, organization_id)?
+        } else {
+            self.about_member(key, organization_id, kind)?
+        };
+        Ok(MembershipEvent {
+            key: InboxKey {
+                source: self.source.clone(),
+                key: self.id.clone(),
+            },
+            event_type: self.event_type.clone(),
+            organization_id,
+            about,
+        })
+    }
+
+    fn about_organization(&self, key: &Key, organization_id: OrganizationId) -> Result<About, &'static str> {
+        match key {
+            Key::Organization(keyed) if *keyed == organization_id => Ok(About::Organization),
+            Key::Absent => Ok(About::Organization),
+            Key::Organization(_) | Key::Member(..) | Key::Unreadable => Err("key_does_not_match"),
+        }
+    }
+
+    fn about_member(
+        &self,
+        key: &Key,
+        organization_id: OrganizationId,
+        kind: &str,
+    ) -> Result<About, &'static str> {
+        let member_id: MemberId = self.id_field("memberId").ok_or("member_id_is_invalid")?;
+        match key {
+            Key::Member(organization, member) if (*organization, *member) == (organization_id, member_id) => {
+            }
+            Key::Absent => {}
+            Key::Member(..) | Key::Organization(_) | Key::Unreadable => return Err("key_does_not_match"),
+        }
+        let fact = match kind {
+            "MemberAdded" => MembershipFact::Added {
+                statements: self.statements()?,
+            },
+            "PermissionGranted" => MembershipFact::Granted {
+                statements: self.statements()?,
+            },
+            "PermissionRevoked" => MembershipFact::Revoked(self.revocation()?),
+            "PermissionsReplaced" => MembershipFact::Replaced {
+                statements: self.statements()?,
+            },
+            "MemberRemoved" => MembershipFact::Removed,
+            _ => return Err("type_is_unknown"),
+        };
+        let profile = match &fact {
+            MembershipFact::Added { .. } => Some(Profile {
+                organization_id,
+                member_id,
+                name: self.text_field("name").ok_or("name_is_invalid")?,
+                email: self.text_field("email").ok_or("email_is_invalid")?,
+            }),
+            _ => None,
+        };
+        Ok(About::Member {
+            member_id,
+            version: self.version()?,
+            fact,
+            profile,
+        })
+    }
+
+    fn member(&self) -> Option<MemberKey> {
+        Some((self.id_field("organizationId")?, self.id_field("memberId")?))
+    }
+
+    fn id_field<T: std::str::FromStr>(&self, name: &str) -> Option<T> {
+        self.data.get(name)?.as_str()?.parse().ok()
+    }
+
+    fn text_field(&self, name: &str) -> Option<String> {
+        self.data.get(name)?.as_str().map(ToOwned::to_owned)
+    }
+
+    fn version(&self) -> Result<Option<i64>, &'static str> {
+        match self.data.get("version") {
+            None | Some(Value::Null) => Ok(None),
+            Some(version) => version.as_i64().map(Some).ok_or("version_is_invalid"),
+        }
+    }
+
+    fn statements(&self) -> Result<Vec<Statement>, &'static str> {
+        let statements = self.data.get("statements").ok_or("statements_is_invalid")?;
+        Vec::deserialize(statements).map_err(|_| "statements_is_invalid")
+    }
+
+    /// An absent list of resources means everywhere; an empty one could mean that or nothing, and is not guessed at.
+    fn revocation(&self) -> Result<Revocation, &'static str> {
+        let permission = self
+            .text_field("permission")
+            .filter(|text| !text.is_empty())
+            .ok_or("permission_is_invalid")?;
+        let resources = match self.data.get("resources") {
+            None | Some(Value::Null) => None,
+            Some(resources) => {
+                let patterns: Vec<ResourcePattern> =
+                    Vec::deserialize(resources).map_err(|_| "resources_is_invalid")?;
+                Some(patterns)
+                    .filter(|patterns| !patterns.is_empty())
+                    .ok_or("resources_is_invalid")
+                    .map(Some)?
+            }
+        };
+        Ok(Revocation {
+            permission: Action::new(permission),
+            resources,
+        })
+    }
+}
