@@ -7,6 +7,8 @@ mod command;
 mod event;
 mod permission;
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;
 
 use cqrs_es::Aggregate;
@@ -149,7 +151,7 @@ impl Member {
             }
             MemberChange::EndWithOrganization => self
                 .last_place()
-                .filter(|_| self.is_member())
+                .filter(|place| !self.is_removed_at(*place))
                 .map(|place| self.removed(organization_id, member_id, place)),
             MemberChange::Block { parked_id, reason } => {
                 (!self.is_blocked()).then_some(MemberEvent::Blocked {
@@ -248,6 +250,13 @@ impl Member {
                 .max(self.history.last_place())
                 .map(Place::Version),
         }
+    }
+
+    fn is_removed_at(&self, place: Place) -> bool {
+        self.presence
+            == Presence::Removed {
+                since: place.number(),
+            }
     }
 
     fn number_after_added(&self, place: i64) -> u32 {

@@ -1,13 +1,12 @@
 //! Who may manage tokens, actor by actor.
 
-use super::*;
-use crate::access_token::AccessToken;
-use crate::policy::built_in;
-use crate::samples::{FLAGS, PROD_FLAGS, ada, allow, blocked, bob, created, deny, member, organization};
 use cqrs_es::Aggregate;
 
-use crate::access_token::AccessTokenEvent;
+use super::*;
+use crate::access_token::{AccessToken, AccessTokenEvent};
 use crate::member::{MemberEvent, Place};
+use crate::policy::built_in;
+use crate::samples::{FLAGS, PROD_FLAGS, ada, allow, blocked, bob, created, deny, member, organization};
 
 const CHANGES: [Change; 3] = [Change::Edit, Change::Arm, Change::Disarm];
 
@@ -86,10 +85,7 @@ fn each_of_the_three_permissions_opens_its_own_door_and_names() {
 fn somebody_without_permission_removed_unknown_or_blocked_may_nothing() {
     for (who, caller) in [
         ("without permission", member(vec![])),
-        (
-            "may only manage iam",
-            member(vec![allow("iam", MANAGE_IAM, IAM)]),
-        ),
+        ("may only manage iam", member(vec![allow("iam", MANAGE_IAM, IAM)])),
         ("removed", removed_owner()),
         ("unknown", Member::default()),
         ("blocked", blocked(member(built_in::owner()))),
@@ -108,12 +104,7 @@ fn somebody_without_permission_removed_unknown_or_blocked_may_nothing() {
 #[test]
 fn the_creator_may_do_everything_to_a_personal_token() {
     for change in CHANGES {
-        assert!(may_change(
-            ada(),
-            &may_only(MANAGE_PERSONAL),
-            &personal(),
-            change
-        ));
+        assert!(may_change(ada(), &may_only(MANAGE_PERSONAL), &personal(), change));
     }
 }
 
@@ -187,9 +178,8 @@ fn a_service_token_is_armed_only_by_who_may_do_all_it_may_do() {
 fn a_service_token_never_exceeds_who_makes_it() {
     let developer = member(built_in::developer());
     let flags = || allow("s-1", "ToggleFlag", FLAGS);
-    let may = |caller: &Member, statements: &[Statement]| {
-        is_under_ceiling(caller, TokenType::Service, statements)
-    };
+    let may =
+        |caller: &Member, statements: &[Statement]| is_under_ceiling(caller, TokenType::Service, statements);
     assert!(may(&developer, &[flags()]));
     assert!(!may(&developer, &[flags(), allow("s-2", MANAGE_IAM, IAM)]));
     let mut not_in_production = built_in::developer();
