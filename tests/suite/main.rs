@@ -11,5 +11,6 @@
 )]
 #![allow(missing_docs, unreachable_pub, reason = "tests are read, not called")]
 
+mod crash;
 mod log;
 mod support;

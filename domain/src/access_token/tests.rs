@@ -472,7 +472,8 @@ async fn a_token_cannot_be_activated_from_the_instant_of_its_expiry_on() {
 
 #[test]
 fn a_token_is_effectively_active_by_its_status_its_expiry_and_its_creators_membership() {
-    let active = |event: &AccessTokenEvent, creator| live(&[event.clone()]).is_effectively_active(creator);
+    let active =
+        |event: &AccessTokenEvent, creator| live(std::slice::from_ref(event)).is_effectively_active(creator);
     assert!(active(&personal(), member_under(1)));
     assert!(!active(&personal(), member_under(2)));
     assert!(!active(&personal(), gone()));

@@ -298,13 +298,13 @@ fn a_resource_said_to_be_in_another_organization_matches_nothing_not_even_a_deny
             ..question()
         };
         for (statements, expected) in [(built_in::owner(), everything), (denied(), nothing)] {
-            let standing = member(statements.clone());
-            let answers = [
-                decide_for_token(&personal(vec![]), &standing, &question),
-                decide_for_token(&service(statements.clone()), &Standing::default(), &question),
+            let (standing, nobody) = (member(statements.clone()), Standing::default());
+            let (personal, service) = (personal(vec![]), service(statements));
+            for answer in [
+                decide_for_token(&personal, &standing, &question),
+                decide_for_token(&service, &nobody, &question),
                 decide_for_member(&standing, organization(), &question),
-            ];
-            for answer in answers {
+            ] {
                 assert_eq!(answer.reason, expected, "{asked:?}");
             }
         }

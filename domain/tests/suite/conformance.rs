@@ -1,11 +1,6 @@
 //! The facts about FeatBit in `conformance/` (see `ORIGIN.md` there), held against this crate.
 //!
 //! Every test says how many cases it ran, so that a table that lost its cases can't pass.
-#![expect(
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test stops where a fact is missing"
-)]
 
 use domain::policy::{Permission, ResourceName, ResourcePattern, Statement, built_in};
 use domain::secret::Secret;
@@ -35,7 +30,7 @@ fn statements(json: &Value) -> Vec<Statement> {
 
 #[test]
 fn resources_fall_under_patterns_as_in_featbit() {
-    let table = table(include_str!("conformance/rn-match.json"));
+    let table = table(include_str!("../conformance/rn-match.json"));
     let mut ran = 0;
     for case in cases(&table) {
         let pattern = ResourcePattern::new(text(case, "pattern"));
@@ -47,7 +42,7 @@ fn resources_fall_under_patterns_as_in_featbit() {
 
 #[test]
 fn resource_names_are_parsed_as_in_featbit() {
-    let table = table(include_str!("conformance/rn-parse.json"));
+    let table = table(include_str!("../conformance/rn-parse.json"));
     let (mut parsed, mut refused) = (0, 0);
     for case in cases(&table) {
         // FeatBit's null is a missing name; the nearest thing here is an empty one.
@@ -75,7 +70,7 @@ fn resource_names_are_parsed_as_in_featbit() {
 
 #[test]
 fn decisions_are_featbits() {
-    let table = table(include_str!("conformance/policy-examples.json"));
+    let table = table(include_str!("../conformance/policy-examples.json"));
     let mut ran = 0;
     for case in cases(&table) {
         let permission = Permission::from_statements(statements(&case["statements"]));
@@ -88,7 +83,7 @@ fn decisions_are_featbits() {
 
 #[test]
 fn the_built_in_policies_are_featbits_but_for_the_ids_of_their_statements() {
-    let table = table(include_str!("conformance/built-in-policies.json"));
+    let table = table(include_str!("../conformance/built-in-policies.json"));
     let mut ran = 0;
     for policy in table["policies"].as_array().expect("policies") {
         let mut ours = match text(policy, "key") {
@@ -114,7 +109,7 @@ fn the_built_in_policies_are_featbits_but_for_the_ids_of_their_statements() {
 
 #[test]
 fn featbits_older_secrets_are_accepted_and_masked_as_in_its_list() {
-    let table = table(include_str!("conformance/legacy-secrets.json"));
+    let table = table(include_str!("../conformance/legacy-secrets.json"));
     let mut ran = 0;
     for case in cases(&table) {
         let secret = Secret::parse(text(case, "token")).expect("an older secret");
