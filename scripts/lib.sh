@@ -37,7 +37,8 @@ have_java() {
 # The packages, by Debian's names, that building and running need and that are missing.
 missing_for_run() {
     local tool
-    for tool in gcc g++ make pkg-config; do
+    # The last two are what the first screen and the tour are pasted with.
+    for tool in gcc g++ make pkg-config curl kcat; do
         have "$tool" || echo "$tool"
     done
     pkg-config --exists openssl 2>/dev/null || echo libssl-dev
@@ -48,7 +49,6 @@ missing_for_run() {
 
 # The same for Apache Kafka.
 missing_for_kafka() {
-    have kcat || echo kcat
     have_java || echo java
     have mvn || echo maven
 }

@@ -39,6 +39,8 @@ enum ReactError {
     Read(#[from] ReadLogError),
     #[error("a command failed")]
     Command(#[from] CommandError),
+    #[error("a read model is behind")]
+    Behind,
 }
 
 /// Follows the log and the hour.
@@ -205,11 +207,15 @@ impl Reactor {
     }
 }
 
-/// The read model is written by another task, of this node or another.
+/// The read model is written by another task, of this node or another; it is waited for, but not for ever.
 async fn wait_for(read_model: &Runner, position: i64) -> Result<(), ReactError> {
+    const TRIES: u32 = 400;
     const PAUSE: Duration = Duration::from_millis(5);
-    while read_model.position().await? < position {
+    for _ in 0..TRIES {
+        if read_model.position().await? >= position {
+            return Ok(());
+        }
         tokio::time::sleep(PAUSE).await;
     }
-    Ok(())
+    Err(ReactError::Behind)
 }
