@@ -22,6 +22,7 @@ use crate::http::{Service, Vitals, router};
 use crate::intake::{Intake, IntakeState, StartIntakeError};
 use crate::log::Appender;
 use crate::reactor::Reactor;
+use crate::report::Report;
 
 /// Connections to the database.
 const CONNECTIONS: u32 = 20;
@@ -230,7 +231,7 @@ async fn project(runner: Runner, position: watch::Sender<i64>, mut wake: Followe
                 tracing::error!(
                     read_model = runner.read_model().name(),
                     position = before,
-                    error = &error as &dyn std::error::Error,
+                    error = %Report(&error),
                     "a read model has stopped and tries again"
                 );
                 tokio::select! {

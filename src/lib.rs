@@ -12,4 +12,5 @@ pub mod http;
 pub mod intake;
 pub mod log;
 pub mod reactor;
+pub mod report;
 pub mod schema;

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use featbit_tokens::app::{App, connect};
 use featbit_tokens::config::{Config, Environment, database_url};
+use featbit_tokens::report::Report;
 use featbit_tokens::{dev, schema};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -115,12 +116,6 @@ fn log_to_stderr(otherwise: &str) {
     reason = "the reason of a failure goes to standard error, whatever is logged"
 )]
 fn failed(error: &dyn Error) -> ExitCode {
-    eprint!("featbit-tokens: {error}");
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        eprint!(": {error}");
-        cause = error.source();
-    }
-    eprintln!();
+    eprintln!("featbit-tokens: {}", Report(error));
     ExitCode::FAILURE
 }

@@ -19,6 +19,7 @@ use uuid::Uuid;
 use crate::clock::Clock;
 use crate::commands::{CommandError, Commands};
 use crate::follow::Follower;
+use crate::report::Report;
 
 const NAME: &str = "reactor";
 /// Events in one step.
@@ -76,7 +77,7 @@ impl Reactor {
                 Ok(false) => wake.next(POLL, &stop).await,
                 Err(error) => {
                     tracing::error!(
-                        error = &error as &dyn std::error::Error,
+                        error = %Report(&error),
                         "the reactor failed and tries again"
                     );
                     tokio::select! {

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::Index;
 use crate::clock::{Clock, since_boot};
 use crate::follow::Follower;
+use crate::report::Report;
 
 /// Events in one read.
 const BATCH: i64 = 1000;
@@ -53,7 +54,7 @@ impl Tailer {
                 Ok(Err(error)) => {
                     tracing::error!(
                         position = self.index.position(),
-                        error = &error as &dyn std::error::Error,
+                        error = %Report(&error),
                         "the index can't follow the log"
                     );
                     tokio::time::sleep(BACK_OFF).await;

@@ -1,8 +1,6 @@
 //! Every failure leaves through here: what went wrong, as a status and a code in FeatBit's envelope. A new failure does
 //! not compile until it has both. A 500 says nothing of its cause; the cause is logged once, here.
 
-use std::error::Error;
-
 use axum::http::header::{CACHE_CONTROL, EXPIRES, PRAGMA, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -10,6 +8,7 @@ use domain::access_token::AccessTokenRefusal;
 
 use super::envelope::{API_VERSIONS, failure};
 use crate::commands::CommandError;
+use crate::report::Report;
 
 /// Why a request of the management API is not answered with what it asked for.
 #[derive(Debug)]
@@ -115,11 +114,11 @@ impl From<CommandError> for Problem {
             CommandError::Refused(refusal) => Self::Refused(refusal),
             CommandError::Conflict => Self::Conflict,
             CommandError::Unavailable(_) => {
-                tracing::warn!(error = &error as &dyn Error, "the store is out of reach");
+                tracing::warn!(error = %Report(&error), "the store is out of reach");
                 Self::Unavailable
             }
             CommandError::OffsetFenced | CommandError::Internal(_) => {
-                tracing::error!(error = &error as &dyn Error, "a command failed");
+                tracing::error!(error = %Report(&error), "a command failed");
                 Self::Internal
             }
         }

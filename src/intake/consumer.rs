@@ -24,6 +24,7 @@ use super::member_events::understand;
 use crate::commands::membership::{Poll, RawMessage, Taken};
 use crate::commands::{CommandError, Commands};
 use crate::log::{OffsetMove, Partition};
+use crate::report::Report;
 
 /// Messages in one poll.
 const MAX_POLL: usize = 500;
@@ -317,7 +318,7 @@ impl Intake {
                 }
                 Err(error) => {
                     tracing::error!(
-                        error = &error as &dyn std::error::Error,
+                        error = %Report(&error),
                         ?partition,
                         "the log does not take a poll, trying again"
                     );

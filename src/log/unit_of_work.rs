@@ -128,10 +128,7 @@ impl UnitOfWork {
     ///
     /// # Errors
     /// Where the log can't be read.
-    pub async fn load<A: Aggregate>(&self, aggregate_id: &str) -> Result<A, UnitError>
-    where
-        A: Clone,
-    {
+    pub async fn load<A: Aggregate + Clone>(&self, aggregate_id: &str) -> Result<A, UnitError> {
         let store = PersistedEventStore::<Self, A>::new_event_store(self.clone());
         let mut context = store.load_aggregate(aggregate_id).await.map_err(unit_error)?;
         Ok(context.aggregate().clone())

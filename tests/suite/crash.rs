@@ -75,14 +75,20 @@ impl Client {
         let response = self
             .http
             .request(method, format!("{}{path}", self.base))
-            .header("authorization", format!("Bearer {}", jwt(self.member_id, expires)))
+            .header(
+                "authorization",
+                format!("Bearer {}", jwt(self.member_id, expires)),
+            )
             .header("organization", self.organization_id.to_string())
             .json(&body)
             .send()
             .await
             .ok()?;
         let status = response.status().as_u16();
-        let position = response.headers().get("x-log-position").and_then(|p| p.to_str().ok()?.parse().ok());
+        let position = response
+            .headers()
+            .get("x-log-position")
+            .and_then(|p| p.to_str().ok()?.parse().ok());
         let body: Value = response.json().await.ok()?;
         assert!(matches!(status, 200 | 403 | 503), "{path}: {status} {body}");
         if status != 200 {
@@ -97,17 +103,23 @@ impl Client {
         let mut told = Told::default();
         'tokens: while !stop.is_cancelled() {
             let name = Uuid::new_v4().to_string();
-            let created =
-                self.send(reqwest::Method::POST, "/access-tokens", json!({ "name": name, "type": "Personal" })).await;
+            let created = self
+                .send(
+                    reqwest::Method::POST,
+                    "/access-tokens",
+                    json!({ "name": name, "type": "Personal" }),
+                )
+                .await;
             let Some((body, position)) = created else {
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 continue;
             };
             let id = body["data"]["id"].as_str().unwrap().to_owned();
             told.created.push((id.clone(), name, position));
-            for (action, event) in
-                [("deactivate", "access_token.deactivated"), ("activate", "access_token.activated")]
-            {
+            for (action, event) in [
+                ("deactivate", "access_token.deactivated"),
+                ("activate", "access_token.activated"),
+            ] {
                 let path = format!("/access-tokens/{id}/{action}");
                 // Not answered: it may stand or not, and what comes next on this token might change nothing.
                 let Some((_, position)) = self.send(reqwest::Method::PUT, &path, json!({})).await else {
@@ -128,20 +140,39 @@ impl Client {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_killed_at_random_keeps_every_command_it_has_answered() {
-    let kills: u32 = std::env::var("CRASH_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(50);
+    let kills: u32 = std::env::var("CRASH_KILLS")
+        .ok()
+        .and_then(|kills| kills.parse().ok())
+        .unwrap_or(50);
     let database = TestDatabase::new().await;
     let (organization_id, member_id) = (Uuid::new_v4().into(), Uuid::new_v4().into());
     join(&database, organization_id, member_id).await;
 
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
     let answered = Arc::new(AtomicUsize::new(0));
     let stop = CancellationToken::new();
     let mut clients = JoinSet::new();
     for _ in 0..CLIENTS {
-        let http = reqwest::Client::builder().timeout(Duration::from_secs(5)).build().unwrap();
+        let http = reqwest::Client::builder()
+            .timeout(Duration::from_secs(5))
+            .build()
+            .unwrap();
         let base = format!("http://127.0.0.1:{port}/api/v1");
         let answered = Arc::clone(&answered);
-        clients.spawn(Client { http, base, organization_id, member_id, answered }.run(stop.clone()));
+        clients.spawn(
+            Client {
+                http,
+                base,
+                organization_id,
+                member_id,
+                answered,
+            }
+            .run(stop.clone()),
+        );
     }
     for _ in 0..kills {
         let process = Process::start(&database, port);
@@ -163,7 +194,11 @@ async fn a_service_killed_at_random_keeps_every_command_it_has_answered() {
     let mut created = 0;
     for told in &all {
         for (id, name, position) in &told.created {
-            assert_eq!(stands.get(position), Some(&("access_token.created".to_owned(), id.clone())), "{name}");
+            assert_eq!(
+                stands.get(position),
+                Some(&("access_token.created".to_owned(), id.clone())),
+                "{name}"
+            );
             created += 1;
         }
         for (id, event, position) in &told.changed {
@@ -177,15 +212,23 @@ async fn a_service_killed_at_random_keeps_every_command_it_has_answered() {
     .await
     .unwrap();
     assert!(doubled.is_empty(), "{doubled:?}");
-    assert!(created >= usize::try_from(kills).unwrap(), "there was load: {created} tokens");
+    assert!(
+        created >= usize::try_from(kills).unwrap(),
+        "there was load: {created} tokens"
+    );
     read_models_equal_a_replay(&database.pool, head).await;
     eprintln!("{kills} kills, {created} answered creations, {head} events: nothing lost, nothing doubled");
 }
 
 async fn events(pool: &PgPool) -> HashMap<i64, (String, String)> {
     let rows: Vec<(i64, String, String)> =
-        sqlx::query_as("select position, event_type, aggregate_id from events").fetch_all(pool).await.unwrap();
-    rows.into_iter().map(|(position, event, id)| (position, (event, id))).collect()
+        sqlx::query_as("select position, event_type, aggregate_id from events")
+            .fetch_all(pool)
+            .await
+            .unwrap();
+    rows.into_iter()
+        .map(|(position, event, id)| (position, (event, id)))
+        .collect()
 }
 
 /// A first member, added by a node that then leaves.
@@ -195,11 +238,19 @@ async fn join(database: &TestDatabase, organization_id: OrganizationId, member_i
         ("HTTP_ADDR", "127.0.0.1:0".to_owned()),
         ("JWT_KEY", JWT_KEY.to_owned()),
     ]);
-    let app = App::start(Config::from_environment(&environment).unwrap()).await.unwrap();
+    let app = App::start(Config::from_environment(&environment).unwrap())
+        .await
+        .unwrap();
     let data = json!({ "name": "Olga", "email": "o@tests.example", "statements": built_in::owner() });
     let event = cloud_event("MemberAdded", organization_id, member_id, data);
-    let raw = RawMessage { payload: Some(event.to_string().into_bytes()), ..RawMessage::default() };
-    let poll = Poll { messages: vec![understand(raw)], offset: None };
+    let raw = RawMessage {
+        payload: Some(event.to_string().into_bytes()),
+        ..RawMessage::default()
+    };
+    let poll = Poll {
+        messages: vec![understand(raw)],
+        offset: None,
+    };
     assert_eq!(app.commands.take_poll(&poll).await.unwrap().applied, 1);
     app.stop().await;
 }

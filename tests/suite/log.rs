@@ -41,7 +41,10 @@ impl Drop for Node {
 }
 
 fn stream(id: &str) -> Stream {
-    Stream { aggregate_type: "organization".to_owned(), aggregate_id: id.to_owned() }
+    Stream {
+        aggregate_type: "organization".to_owned(),
+        aggregate_id: id.to_owned(),
+    }
 }
 
 /// So many events to one stream, after this sequence.
@@ -57,7 +60,8 @@ fn request(id: &str, after: i64, events: i64) -> AppendRequest {
                 event_type: "organization.removed".to_owned(),
                 event_version: "1.0.0".to_owned(),
                 organization_id,
-                payload: json!({ "event": "organization.removed", "organizationId": organization_id }).to_string(),
+                payload: json!({ "event": "organization.removed", "organizationId": organization_id })
+                    .to_string(),
                 metadata: "{}".to_owned(),
             })
             .collect(),
@@ -90,12 +94,28 @@ async fn race(database: &TestDatabase, write: [&str; 2], read: &str) -> (Vec<i64
     // Long enough for an insert that does not have to wait; one that has to wait goes on waiting.
     tokio::time::sleep(Duration::from_millis(300)).await;
     let position = seen.last().copied().unwrap_or(0);
-    seen.extend(sqlx::query_scalar::<_, i64>(read).bind(position).fetch_all(&mut reader).await.unwrap());
+    seen.extend(
+        sqlx::query_scalar::<_, i64>(read)
+            .bind(position)
+            .fetch_all(&mut reader)
+            .await
+            .unwrap(),
+    );
     first.execute("commit").await.unwrap();
     overtaking.await.unwrap();
     let position = seen.last().copied().unwrap_or(0);
-    seen.extend(sqlx::query_scalar::<_, i64>(read).bind(position).fetch_all(&mut reader).await.unwrap());
-    let all = sqlx::query_scalar::<_, i64>(read).bind(0_i64).fetch_all(&mut reader).await.unwrap();
+    seen.extend(
+        sqlx::query_scalar::<_, i64>(read)
+            .bind(position)
+            .fetch_all(&mut reader)
+            .await
+            .unwrap(),
+    );
+    let all = sqlx::query_scalar::<_, i64>(read)
+        .bind(0_i64)
+        .fetch_all(&mut reader)
+        .await
+        .unwrap();
     (seen, all)
 }
 
@@ -127,9 +147,21 @@ async fn a_writer_that_commits_out_of_order_does_not_make_a_reader_skip() {
 #[tokio::test]
 async fn a_bare_identity_column_does_make_a_reader_skip() {
     let database = TestDatabase::new().await;
-    database.pool.execute("create table bare (position bigint generated always as identity, id text)").await.unwrap();
-    let write = ["insert into bare (id) values ('one')", "insert into bare (id) values ('two')"];
-    let (seen, all) = race(&database, write, "select position from bare where position > $1 order by position").await;
+    database
+        .pool
+        .execute("create table bare (position bigint generated always as identity, id text)")
+        .await
+        .unwrap();
+    let write = [
+        "insert into bare (id) values ('one')",
+        "insert into bare (id) values ('two')",
+    ];
+    let (seen, all) = race(
+        &database,
+        write,
+        "select position from bare where position > $1 order by position",
+    )
+    .await;
     assert_eq!(all, [1, 2]);
     assert_eq!(seen, [2], "the first, which committed last, was never seen");
 }
@@ -149,10 +181,17 @@ async fn a_reader_that_tails_many_writers_sees_every_event_once_and_in_order() {
             let mut requests = JoinSet::new();
             for nth in 0..EACH {
                 let appender = node.appender.clone();
-                requests.spawn(async move { appender.append(request(&format!("{writer}-{nth}"), 0, 1 + nth % 3)).await });
+                requests.spawn(async move {
+                    appender
+                        .append(request(&format!("{writer}-{nth}"), 0, 1 + nth % 3))
+                        .await
+                });
             }
             while let Some(outcome) = requests.join_next().await {
-                assert!(matches!(outcome.unwrap().unwrap(), AppendOutcome::Appended { last: Some(_) }));
+                assert!(matches!(
+                    outcome.unwrap().unwrap(),
+                    AppendOutcome::Appended { last: Some(_) }
+                ));
             }
         });
     }
@@ -162,7 +201,10 @@ async fn a_reader_that_tails_many_writers_sees_every_event_once_and_in_order() {
     let mut ids = HashSet::new();
     while position < expected {
         // Stops by itself at a gap.
-        for event in projections::log::read_after(&mut connection, position, 50).await.unwrap() {
+        for event in projections::log::read_after(&mut connection, position, 50)
+            .await
+            .unwrap()
+        {
             position = event.position;
             assert!(ids.insert((event.aggregate_id, event.sequence)), "nothing twice");
         }
@@ -210,7 +252,11 @@ async fn a_guard_never_shares_a_batch_with_a_write_to_its_stream() {
         guarded.streams.push((stream("member"), round));
         // Something in the way, so that both wait for the same batch.
         let filler = node.append(request(&format!("filler-{round}"), 0, 1));
-        let (_, write, guarded) = tokio::join!(filler, node.append(request("member", round, 1)), node.append(guarded));
+        let (_, write, guarded) = tokio::join!(
+            filler,
+            node.append(request("member", round, 1)),
+            node.append(guarded)
+        );
         assert!(matches!(write, AppendOutcome::Appended { .. }));
         assert_eq!(guarded, AppendOutcome::Conflict, "the write came first");
     }
@@ -231,8 +277,14 @@ async fn a_command_resubmitted_stands_once_and_answers_as_before() {
 async fn a_key_is_used_once_and_nothing_of_a_repetition_stands() {
     let database = TestDatabase::new().await;
     let node = Node::on(&database.pool);
-    let key = InboxKey { source: "/featbit".to_owned(), key: "1".to_owned() };
-    let with_key = |id: &str| AppendRequest { inbox: vec![key.clone()], ..request(id, 0, 1) };
+    let key = InboxKey {
+        source: "/featbit".to_owned(),
+        key: "1".to_owned(),
+    };
+    let with_key = |id: &str| AppendRequest {
+        inbox: vec![key.clone()],
+        ..request(id, 0, 1)
+    };
     assert_eq!(node.append(with_key("a")).await, appended(1));
     assert_eq!(node.append(with_key("b")).await, AppendOutcome::Repeated);
     assert_eq!(log_is_whole(&database.pool).await, 1);
@@ -250,11 +302,18 @@ async fn a_name_is_one_tokens_until_it_is_freed() {
             name_key: "ci".to_owned(),
             token_id: token.into(),
         };
-        AppendRequest { names: vec![name], ..request(id, 0, 1) }
+        AppendRequest {
+            names: vec![name],
+            ..request(id, 0, 1)
+        }
     };
     assert_eq!(node.append(named("a", one, true)).await, appended(1));
     assert_eq!(node.append(named("b", two, true)).await, AppendOutcome::NameTaken);
-    assert_eq!(node.append(named("c", two, false)).await, appended(2), "nobody frees another's name");
+    assert_eq!(
+        node.append(named("c", two, false)).await,
+        appended(2),
+        "nobody frees another's name"
+    );
     assert_eq!(node.append(named("d", two, true)).await, AppendOutcome::NameTaken);
     assert_eq!(node.append(named("e", one, false)).await, appended(3));
     assert_eq!(node.append(named("f", two, true)).await, appended(4));
@@ -264,14 +323,31 @@ async fn a_name_is_one_tokens_until_it_is_freed() {
 async fn an_offset_moves_with_its_events_and_only_from_where_it_was() {
     let database = TestDatabase::new().await;
     let node = Node::on(&database.pool);
-    let partition = Partition { cluster_id: "c".to_owned(), topic: "t".to_owned(), partition: 0 };
+    let partition = Partition {
+        cluster_id: "c".to_owned(),
+        topic: "t".to_owned(),
+        partition: 0,
+    };
     let moving = |id: &str, expected: Option<i64>, next_offset: i64| {
-        let offset = OffsetMove { partition: partition.clone(), expected, next_offset };
-        AppendRequest { offset: Some(offset), ..request(id, 0, 1) }
+        let offset = OffsetMove {
+            partition: partition.clone(),
+            expected,
+            next_offset,
+        };
+        AppendRequest {
+            offset: Some(offset),
+            ..request(id, 0, 1)
+        }
     };
     assert_eq!(node.append(moving("a", None, 10)).await, appended(1));
-    assert_eq!(node.append(moving("b", None, 20)).await, AppendOutcome::OffsetFenced);
-    assert_eq!(node.append(moving("c", Some(5), 20)).await, AppendOutcome::OffsetFenced);
+    assert_eq!(
+        node.append(moving("b", None, 20)).await,
+        AppendOutcome::OffsetFenced
+    );
+    assert_eq!(
+        node.append(moving("c", Some(5), 20)).await,
+        AppendOutcome::OffsetFenced
+    );
     assert_eq!(node.append(moving("d", Some(10), 20)).await, appended(2));
     assert_eq!(log_is_whole(&database.pool).await, 2);
 }
@@ -281,7 +357,11 @@ async fn an_offset_moves_with_its_events_and_only_from_where_it_was() {
 async fn the_database_refuses_to_change_an_event() {
     let database = TestDatabase::new().await;
     Node::on(&database.pool).append(request("a", 0, 1)).await;
-    for statement in ["update events set metadata = '{}'", "delete from events", "truncate events"] {
+    for statement in [
+        "update events set metadata = '{}'",
+        "delete from events",
+        "truncate events",
+    ] {
         let error = database.pool.execute(statement).await.unwrap_err().to_string();
         assert!(error.contains("events are never changed"), "{statement}: {error}");
     }

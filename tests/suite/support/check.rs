@@ -24,9 +24,16 @@ pub async fn log_is_whole(pool: &PgPool) -> i64 {
         let stream: (String, String) = (row.get("aggregate_type"), row.get("aggregate_id"));
         let sequence: i64 = row.get("sequence");
         let before = sequences.insert(stream.clone(), sequence).unwrap_or(0);
-        assert_eq!(sequence, before + 1, "stream {stream:?} is without a hole at position {position}");
+        assert_eq!(
+            sequence,
+            before + 1,
+            "stream {stream:?} is without a hole at position {position}"
+        );
         let micros: i64 = row.get("micros");
-        assert!(micros >= last_time, "time does not go back at position {position}");
+        assert!(
+            micros >= last_time,
+            "time does not go back at position {position}"
+        );
         last_time = micros;
 
         let mut hash = Sha256::new();
@@ -44,7 +51,11 @@ pub async fn log_is_whole(pool: &PgPool) -> i64 {
         }
         field(&micros.to_be_bytes());
         previous = hash.finalize().to_vec();
-        assert_eq!(row.get::<Vec<u8>, _>("hash"), previous, "the chain holds at position {position}");
+        assert_eq!(
+            row.get::<Vec<u8>, _>("hash"),
+            previous,
+            "the chain holds at position {position}"
+        );
     }
     i64::try_from(rows.len()).unwrap()
 }
@@ -54,9 +65,15 @@ pub async fn read_models_equal_a_replay(pool: &PgPool, head: i64) {
     for read_model in ReadModel::ALL {
         let live = Runner::live(pool.clone(), read_model);
         live.catch_up(head).await.expect("the live read model catches up");
-        let replay = Runner::beside(pool.clone(), read_model, 1000).await.expect("a replay");
+        let replay = Runner::beside(pool.clone(), read_model, 1000)
+            .await
+            .expect("a replay");
         replay.catch_up(head).await.expect("the replay");
-        let (name, live, replay) = (read_model.name(), live.schema().to_owned(), replay.schema().to_owned());
+        let (name, live, replay) = (
+            read_model.name(),
+            live.schema().to_owned(),
+            replay.schema().to_owned(),
+        );
         let differences: Vec<String> = sqlx::query_scalar(&format!(
             "(select 'live ' || row_to_json(t)::text from {live}.{name} t
               except select 'live ' || row_to_json(t)::text from {replay}.{name} t)
@@ -67,6 +84,9 @@ pub async fn read_models_equal_a_replay(pool: &PgPool, head: i64) {
         .fetch_all(pool)
         .await
         .expect("a comparison");
-        assert!(differences.is_empty(), "{name} differs from a replay: {differences:#?}");
+        assert!(
+            differences.is_empty(),
+            "{name} differs from a replay: {differences:#?}"
+        );
     }
 }
