@@ -1,7 +1,7 @@
 //! The log: dense positions in the order of commits, each request all or nothing, nothing twice, nothing changed.
 
 use std::collections::HashSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use featbit_tokens::log::{
     AppendOutcome, AppendRequest, Appender, InboxKey, NameChange, NewEvent, OffsetMove, Partition, Stream,
@@ -199,7 +199,12 @@ async fn a_reader_that_tails_many_writers_sees_every_event_once_and_in_order() {
     let mut connection = database.pool.acquire().await.unwrap();
     let mut position = 0;
     let mut ids = HashSet::new();
+    let since = Instant::now();
     while position < expected {
+        assert!(since.elapsed() < Duration::from_secs(60), "the reader is at {position} of {expected}");
+        while let Some(writer) = writers.try_join_next() {
+            writer.unwrap();
+        }
         // Stops by itself at a gap.
         for event in projections::log::read_after(&mut connection, position, 50)
             .await
