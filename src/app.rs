@@ -23,6 +23,7 @@ use crate::intake::{Intake, IntakeState, StartIntakeError};
 use crate::log::Appender;
 use crate::reactor::Reactor;
 use crate::report::Report;
+use crate::schema::SchemaError;
 
 /// Connections to the database.
 const CONNECTIONS: u32 = 20;
@@ -47,11 +48,8 @@ pub enum StartError {
     #[error("the database is out of reach")]
     Database(#[from] sqlx::Error),
     /// The schema is not this binary's.
-    #[error("the database's schema is out of date: run `featbit-tokens migrate`")]
-    SchemaOutOfDate,
-    /// The schema is newer than this binary, or was changed.
-    #[error("the database's schema is not one of this version: {0}")]
-    Schema(String),
+    #[error(transparent)]
+    Schema(#[from] SchemaError),
     /// The address.
     #[error("can't listen on {address}")]
     Listen {

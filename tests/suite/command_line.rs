@@ -15,7 +15,9 @@ const READY: Duration = Duration::from_secs(60);
 
 fn program() -> Command {
     let mut program = Command::new(env!("CARGO_BIN_EXE_featbit-tokens"));
-    program.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    program
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default());
     for name in ["HOME", "POSTGRES_BIN_DIR"] {
         if let Some(value) = std::env::var_os(name) {
             program.env(name, value);
@@ -49,6 +51,8 @@ struct Dev {
 
 impl Dev {
     async fn start(dir: &Path, arguments: &[&str]) -> Self {
+        // One that was killed leaves its own behind, and this test is faster than the next one clears it away.
+        std::fs::remove_file(dir.join("dev.json")).ok();
         let child = program()
             .args(["dev", "--http", "127.0.0.1:0", "--data-dir"])
             .arg(dir)
@@ -60,7 +64,10 @@ impl Dev {
         let since = Instant::now();
         loop {
             if let Ok(text) = std::fs::read_to_string(dir.join("dev.json")) {
-                return Self { child, told: serde_json::from_str(&text).unwrap() };
+                return Self {
+                    child,
+                    told: serde_json::from_str(&text).unwrap(),
+                };
             }
             assert!(since.elapsed() < READY, "dev is ready");
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -72,12 +79,17 @@ impl Dev {
     }
 
     fn jwt(&self, role: &str) -> String {
-        let member = self.told["members"].as_array().unwrap().iter().find(|member| member["role"] == role);
+        let member = self.told["members"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|member| member["role"] == role);
         format!("Bearer {}", member.unwrap()["jwt"].as_str().unwrap())
     }
 
     async fn create(&self, name: &str) -> Value {
-        self.send(reqwest::Method::POST, json!({ "name": name, "type": "Personal" })).await
+        self.send(reqwest::Method::POST, json!({ "name": name, "type": "Personal" }))
+            .await
     }
 
     async fn list(&self) -> Value {
@@ -90,7 +102,11 @@ impl Dev {
             .request(method, url)
             .header("authorization", self.jwt("developer"))
             .header("organization", self.text("organizationId"));
-        let request = if body.is_null() { request } else { request.json(&body) };
+        let request = if body.is_null() {
+            request
+        } else {
+            request.json(&body)
+        };
         request.send().await.unwrap().json().await.unwrap()
     }
 
@@ -101,13 +117,23 @@ impl Dev {
             "resource": { "type": "flag", "id": "project/web:env/prod:flag/dark" },
         });
         let url = format!("{}/access/v1/evaluation", self.text("http"));
-        let answer = reqwest::Client::new().post(url).json(&question).send().await.unwrap();
+        let answer = reqwest::Client::new()
+            .post(url)
+            .json(&question)
+            .send()
+            .await
+            .unwrap();
         answer.json().await.unwrap()
     }
 
     async fn signal(mut self, signal: &str) -> std::process::ExitStatus {
-        Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap();
-        tokio::task::spawn_blocking(move || self.child.wait().unwrap()).await.unwrap()
+        Command::new("kill")
+            .args([signal, &self.child.id().to_string()])
+            .status()
+            .unwrap();
+        tokio::task::spawn_blocking(move || self.child.wait().unwrap())
+            .await
+            .unwrap()
     }
 }
 
@@ -120,17 +146,26 @@ async fn dev_keeps_its_data_and_leaves_nothing_running() {
     assert_eq!(first.may(&token).await["decision"], true);
     let database_url = first.text("databaseUrl").to_owned();
     assert!(first.signal("-TERM").await.success());
-    assert!(!folder.0.join("dev.json").exists(), "dev.json is there only while dev is ready");
-    assert!(PgConnection::connect(&database_url).await.is_err(), "PostgreSQL has stopped with it");
+    assert!(
+        !folder.0.join("dev.json").exists(),
+        "dev.json is there only while dev is ready"
+    );
+    assert!(
+        PgConnection::connect(&database_url).await.is_err(),
+        "PostgreSQL has stopped with it"
+    );
 
     let second = Dev::start(&folder.0, &[]).await;
-    assert_eq!(second.may(&token).await["decision"], true, "the token is still there");
+    assert_eq!(
+        second.may(&token).await["decision"],
+        true,
+        "the token is still there"
+    );
     let pool = PgConnection::connect(second.text("databaseUrl"));
-    let members: i64 =
-        sqlx::query_scalar("select count(*) from events where event_type = 'member.added'")
-            .fetch_one(&mut pool.await.unwrap())
-            .await
-            .unwrap();
+    let members: i64 = sqlx::query_scalar("select count(*) from events where event_type = 'member.added'")
+        .fetch_one(&mut pool.await.unwrap())
+        .await
+        .unwrap();
     assert_eq!(members, 3, "the demo organization is made once");
     let database_url = second.text("databaseUrl").to_owned();
     second.signal("-KILL").await;
@@ -142,16 +177,27 @@ async fn dev_keeps_its_data_and_leaves_nothing_running() {
     let third = Dev::start(&folder.0, &[]).await;
     assert_eq!(third.may(&token).await["decision"], true, "and after a kill -9");
     assert!(third.signal("-INT").await.success());
-    assert_eq!(std::fs::read_to_string(folder.0.join("notes.txt")).unwrap(), "not dev's");
+    assert_eq!(
+        std::fs::read_to_string(folder.0.join("notes.txt")).unwrap(),
+        "not dev's"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_dev_joins_the_first_as_one_more_node() {
     let (one, two) = (Folder::new(), Folder::new());
     let first = Dev::start(&one.0, &[]).await;
-    let joining = ["--database-url", first.text("databaseUrl"), "--kafka-bootstrap", first.text("kafka")];
+    let joining = [
+        "--database-url",
+        first.text("databaseUrl"),
+        "--kafka-bootstrap",
+        first.text("kafka"),
+    ];
     let second = Dev::start(&two.0, &joining).await;
-    assert_eq!(first.told["jwtKey"], second.told["jwtKey"], "the same installation");
+    assert_eq!(
+        first.told["jwtKey"], second.told["jwtKey"],
+        "the same installation"
+    );
     let token = first.create("from the first").await;
     eventually("the second node knows the token", async || {
         (second.may(&token).await["decision"] == true).then_some(())
@@ -172,7 +218,12 @@ fn run(command: &mut Command) -> (Option<i32>, String) {
 fn wrong_usage_is_exit_2_and_help_is_0() {
     assert_eq!(run(program().arg("no-such-command")).0, Some(2));
     assert_eq!(run(&mut program()).0, Some(2));
-    for arguments in [vec!["--help"], vec!["dev", "--help"], vec!["serve", "--help"], vec!["migrate", "--help"]] {
+    for arguments in [
+        vec!["--help"],
+        vec!["dev", "--help"],
+        vec!["serve", "--help"],
+        vec!["migrate", "--help"],
+    ] {
         assert_eq!(run(program().args(arguments)).0, Some(0));
     }
 }
@@ -205,7 +256,9 @@ async fn serve_names_the_setting_that_is_wrong() {
             "GATEWAY_KEYS" => serve.env("HTTP_ADDR", "0.0.0.0:0"),
             _ => &mut serve,
         };
-        let (code, said) = tokio::task::spawn_blocking(move || run(&mut serve)).await.unwrap();
+        let (code, said) = tokio::task::spawn_blocking(move || run(&mut serve))
+            .await
+            .unwrap();
         assert_eq!(code, Some(1), "{name}={value}: {said}");
         assert!(said.contains(name), "{name}={value}: {said}");
     }
@@ -214,18 +267,37 @@ async fn serve_names_the_setting_that_is_wrong() {
 #[tokio::test(flavor = "multi_thread")]
 async fn serve_refuses_a_schema_that_is_out_of_date_and_migrate_mends_it() {
     let database = TestDatabase::new().await;
-    database.pool.execute("drop schema public cascade; create schema public").await.unwrap();
-    database.pool.execute("drop schema access_tokens_v1, members_v1 cascade").await.unwrap();
+    database
+        .pool
+        .execute("drop schema public cascade; create schema public")
+        .await
+        .unwrap();
+    database
+        .pool
+        .execute("drop schema access_tokens_v1, members_v1 cascade")
+        .await
+        .unwrap();
     let mut serve = program();
-    serve.arg("serve").env("DATABASE_URL", &database.url).env("HTTP_ADDR", "127.0.0.1:0").env("JWT_KEY", JWT_KEY);
-    let (code, said) = tokio::task::spawn_blocking(move || run(&mut serve)).await.unwrap();
+    serve
+        .arg("serve")
+        .env("DATABASE_URL", &database.url)
+        .env("HTTP_ADDR", "127.0.0.1:0")
+        .env("JWT_KEY", JWT_KEY);
+    let (code, said) = tokio::task::spawn_blocking(move || run(&mut serve))
+        .await
+        .unwrap();
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("featbit-tokens migrate"), "{said}");
 
     let mut migrate = program();
     migrate.arg("migrate").env("DATABASE_URL", &database.url);
-    let (code, said) = tokio::task::spawn_blocking(move || run(&mut migrate)).await.unwrap();
+    let (code, said) = tokio::task::spawn_blocking(move || run(&mut migrate))
+        .await
+        .unwrap();
     assert_eq!((code, said.as_str()), (Some(0), ""));
-    let tables: i64 = sqlx::query_scalar("select count(*) from events").fetch_one(&database.pool).await.unwrap();
+    let tables: i64 = sqlx::query_scalar("select count(*) from events")
+        .fetch_one(&database.pool)
+        .await
+        .unwrap();
     assert_eq!(tables, 0);
 }
