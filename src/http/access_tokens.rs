@@ -1,8 +1,10 @@
 //! The management API of tokens, in FeatBit's wire format. Each handler takes the caller, parses, executes or queries, and
 //! answers.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::HeaderMap;
 use axum::http::header::CACHE_CONTROL;
@@ -18,7 +20,7 @@ use super::body::Fields;
 use super::caller::KnownCaller;
 use super::envelope::{done, done_true, success};
 use super::problem::Problem;
-use super::token_fields::{Limits, new_token, update as update_of};
+use super::token_fields::{Limits, Wrong, new_token, update as update_of};
 use super::{Service, seen_by};
 use crate::commands::{CommandError, Done};
 
@@ -134,8 +136,7 @@ pub(super) async fn is_name_used(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     known.must(may_ask_for_names)?;
-    let name = parameters(query.as_deref().unwrap_or_default())
-        .find_map(|(key, value)| (key == "name").then_some(value))
+    let name = parameter(query.as_deref().unwrap_or_default(), "name")
         .filter(|name| !name.trim().is_empty())
         .ok_or(Problem::Invalid(vec!["name_is_required"]))?;
     seen_by(State(service.clone()), headers).await?;
@@ -149,11 +150,11 @@ pub(super) async fn is_name_used(
 pub(super) async fn find(
     State(service): State<Service>,
     known: KnownCaller,
-    Path(id): Path<String>,
+    id: IdInPath,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     known.must(may_list)?;
-    let token_id = token_id(&id)?;
+    let token_id = token_id(id)?;
     seen_by(State(service.clone()), headers).await?;
     Ok(success(load(&service, &known, token_id).await?))
 }
@@ -202,10 +203,10 @@ pub(super) async fn create(
 pub(super) async fn update(
     State(service): State<Service>,
     known: KnownCaller,
-    Path(id): Path<String>,
+    id: IdInPath,
     fields: Fields,
 ) -> Result<Response, Problem> {
-    let token_id = token_id(&id)?;
+    let token_id = token_id(id)?;
     let update = update_of(&fields, limits(&service))?;
     let done_at = service
         .commands
@@ -226,9 +227,9 @@ pub(super) async fn update(
 pub(super) async fn toggle(
     State(service): State<Service>,
     known: KnownCaller,
-    Path(id): Path<String>,
+    id: IdInPath,
 ) -> Result<Response, Problem> {
-    let turned = service.commands.toggle_token(&known.caller, token_id(&id)?).await;
+    let turned = service.commands.toggle_token(&known.caller, token_id(id)?).await;
     answer(&service, turned).await
 }
 
@@ -236,11 +237,11 @@ pub(super) async fn toggle(
 pub(super) async fn activate(
     State(service): State<Service>,
     known: KnownCaller,
-    Path(id): Path<String>,
+    id: IdInPath,
 ) -> Result<Response, Problem> {
     let activated = service
         .commands
-        .activate_token(&known.caller, token_id(&id)?)
+        .activate_token(&known.caller, token_id(id)?)
         .await;
     answer(&service, activated).await
 }
@@ -249,11 +250,11 @@ pub(super) async fn activate(
 pub(super) async fn deactivate(
     State(service): State<Service>,
     known: KnownCaller,
-    Path(id): Path<String>,
+    id: IdInPath,
 ) -> Result<Response, Problem> {
     let deactivated = service
         .commands
-        .deactivate_token(&known.caller, token_id(&id)?)
+        .deactivate_token(&known.caller, token_id(id)?)
         .await;
     answer(&service, deactivated).await
 }
@@ -262,9 +263,9 @@ pub(super) async fn deactivate(
 pub(super) async fn remove(
     State(service): State<Service>,
     known: KnownCaller,
-    Path(id): Path<String>,
+    id: IdInPath,
 ) -> Result<Response, Problem> {
-    let removed = service.commands.remove_token(&known.caller, token_id(&id)?).await;
+    let removed = service.commands.remove_token(&known.caller, token_id(id)?).await;
     answer(&service, removed).await
 }
 
@@ -326,9 +327,12 @@ fn limits(service: &Service) -> Limits {
     }
 }
 
-/// The id in a path: whatever is no uuid names no token.
-pub(super) fn token_id(text: &str) -> Result<TokenId, Problem> {
-    text.parse().map_err(|_| Problem::NotFound)
+/// The id in a path, or why there is none.
+pub(super) type IdInPath = Result<Path<TokenId>, PathRejection>;
+
+/// Whatever is no uuid, or no text at all, names no token.
+pub(super) fn token_id(id: IdInPath) -> Result<TokenId, Problem> {
+    id.map(|Path(token_id)| token_id).map_err(|_| Problem::NotFound)
 }
 
 struct ListQuery {
@@ -338,53 +342,48 @@ struct ListQuery {
 }
 
 impl ListQuery {
-    /// An empty value is no filter.
     fn parse(query: &str) -> Result<Self, Problem> {
-        let mut parsed = Self {
-            filter: Filter::default(),
-            page_index: 0,
-            page_size: 10,
+        let mut wrong = Wrong::default();
+        let creator_id =
+            parameter(query, "creatorid").map(|id| id.parse().map_err(|_| "creator_id_is_invalid"));
+        let filter = Filter {
+            name: parameter(query, "name"),
+            token_type: parameter(query, "type"),
+            creator_id: creator_id.and_then(|parsed| wrong.note(parsed)),
+            status: parameter(query, "status"),
         };
-        for (key, value) in parameters(query).filter(|(_, value)| !value.is_empty()) {
-            match key.as_str() {
-                "name" => parsed.filter.name = Some(value),
-                "type" => parsed.filter.token_type = Some(value),
-                "status" => parsed.filter.status = Some(value),
-                "creatorid" => {
-                    let id = value
-                        .parse()
-                        .map_err(|_| Problem::Invalid(vec!["creator_id_is_invalid"]))?;
-                    parsed.filter.creator_id = Some(id);
-                }
-                "pageindex" => parsed.page_index = page_index(&value)?,
-                "pagesize" => parsed.page_size = page_size(&value)?,
-                _ => {}
-            }
+        match (paging(query, &mut wrong), wrong.is_empty()) {
+            (Some((page_index, page_size)), true) => Ok(Self {
+                filter,
+                page_index,
+                page_size,
+            }),
+            _ => Err(wrong.into()),
         }
-        Ok(parsed)
     }
 }
 
-/// Keys in lower case; FeatBit reads them without regard to case.
-pub(super) fn parameters(query: &str) -> impl Iterator<Item = (String, String)> {
+/// The index of a page, from 0 (absent: 0), and its size, 1 to [`MAX_PAGE`] (absent: 10).
+pub(super) fn paging(query: &str, wrong: &mut Wrong) -> Option<(i64, i64)> {
+    let bounded = |key, default, range: RangeInclusive<i64>| match parameter(query, key) {
+        None => Some(default),
+        Some(value) => value.parse::<i64>().ok().filter(|number| range.contains(number)),
+    };
+    let index = bounded("pageindex", 0, 0..=i64::from(i32::MAX)).ok_or("page_index_is_invalid");
+    let size = bounded("pagesize", 10, 1..=MAX_PAGE).ok_or("page_size_is_invalid");
+    wrong.note(index).zip(wrong.note(size))
+}
+
+/// The last value of this name (lower case; FeatBit reads them without regard to case). An empty one is none.
+fn parameter(query: &str, name: &str) -> Option<String> {
+    parameters(query)
+        .filter(|(key, value)| key == name && !value.is_empty())
+        .last()
+        .map(|(_, value)| value)
+}
+
+/// Keys in lower case. PostgreSQL holds no NUL character, so no name has one.
+fn parameters(query: &str) -> impl Iterator<Item = (String, String)> {
     form_urlencoded::parse(query.as_bytes())
         .map(|(key, value)| (key.to_ascii_lowercase(), value.replace('\0', "\u{fffd}")))
-}
-
-/// From 0.
-pub(super) fn page_index(value: &str) -> Result<i64, Problem> {
-    let index = value
-        .parse::<i64>()
-        .ok()
-        .filter(|index| (0..=i64::from(i32::MAX)).contains(index));
-    index.ok_or(Problem::Invalid(vec!["page_index_is_invalid"]))
-}
-
-/// 1 to [`MAX_PAGE`].
-pub(super) fn page_size(value: &str) -> Result<i64, Problem> {
-    let size = value
-        .parse::<i64>()
-        .ok()
-        .filter(|size| (1..=MAX_PAGE).contains(size));
-    size.ok_or(Problem::Invalid(vec!["page_size_is_invalid"]))
 }

@@ -7,6 +7,8 @@ use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, Request};
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
 use serde_json::{Map, Value};
 
@@ -106,14 +108,27 @@ impl<S: Send + Sync> FromRequest<S> for Fields {
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
         let invalid = || Problem::Invalid(vec!["body_is_invalid"]);
         let is_json = !request.headers().contains_key(CONTENT_TYPE) || is_json(request.headers());
-        let body = read(request.into_body()).await.map_err(|error| match error {
-            UnreadableBody::TooLarge => Problem::TooLarge,
-            UnreadableBody::Broken => invalid(),
-        })?;
+        let body = read(request.into_body()).await?;
         let value: Value = serde_json::from_slice(&body).map_err(|_| invalid())?;
-        if !is_json || has_nul(&value) {
-            return Err(invalid());
+        Self::of(value).filter(|_| is_json).ok_or_else(invalid)
+    }
+}
+
+impl From<UnreadableBody> for Problem {
+    fn from(error: UnreadableBody) -> Self {
+        match error {
+            UnreadableBody::TooLarge => Self::TooLarge,
+            UnreadableBody::Broken => Self::Invalid(vec!["body_is_invalid"]),
         }
-        Self::of(value).ok_or_else(invalid)
+    }
+}
+
+/// Reads every body before anything is answered, whoever sends it and whether or not the route looks at it: a sender that
+/// is still sending when the answer comes may never see it.
+pub(super) async fn bound_body(request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    match read(body).await {
+        Ok(body) => next.run(Request::from_parts(parts, body.into())).await,
+        Err(error) => Problem::from(error).into_response(),
     }
 }

@@ -117,7 +117,7 @@ fn authenticate(headers: &HeaderMap, service: &Service) -> Result<MemberId, Prob
         .ok_or(Problem::Unauthorized)
 }
 
-/// An access token can't manage access tokens: known, it is forbidden; unknown, it is nobody.
+/// An access token can't manage access tokens: known, it is forbidden; unknown or removed, it is nobody.
 fn refuse_token(service: &Service, secret: Secret) -> Problem {
     let question = Question {
         action: "",
@@ -130,7 +130,7 @@ fn refuse_token(service: &Service, secret: Secret) -> Problem {
     service
         .index
         .decide(&subject, &question, 0, |_, answer| match answer.reason {
-            Reason::UnknownToken => Problem::Unauthorized,
+            Reason::UnknownToken | Reason::TokenRemoved => Problem::Unauthorized,
             Reason::StaleReplica => Problem::Unavailable,
             _ => Problem::Forbidden,
         })

@@ -90,6 +90,8 @@ pub(super) async fn require_gateway_key(
     if service.gateway_keys.is_empty() || is_known {
         next.run(request).await
     } else {
+        // Or else its sender, still sending, may never see the answer.
+        let _ = read(request.into_body()).await;
         refuse(StatusCode::UNAUTHORIZED, "a valid X-Gateway-Key is required")
     }
 }

@@ -1,7 +1,7 @@
 //! A token's history: its own events and those of its creator's membership that touched it, in the order of the log,
 //! oldest first. Read from the log itself; it stays when the token is removed.
 
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{RawQuery, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
 use chrono::{DateTime, Utc};
@@ -13,10 +13,11 @@ use projections::log::{Fact, ReadLogError, RecordedEvent, read_streams};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::access_tokens::{page_index, page_size, parameters, token_id};
+use super::access_tokens::{IdInPath, paging, token_id};
 use super::caller::KnownCaller;
 use super::envelope::success;
 use super::problem::Problem;
+use super::token_fields::Wrong;
 use super::{Service, seen_by};
 
 #[derive(Serialize)]
@@ -42,22 +43,14 @@ const MAX_EVENTS: i64 = 10_000;
 pub(super) async fn of_token(
     State(service): State<Service>,
     known: KnownCaller,
-    Path(id): Path<String>,
+    id: IdInPath,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     known.must(may_list)?;
-    let token_id = token_id(&id)?;
-    let (mut index, mut size) = (0, 10);
-    for (key, value) in
-        parameters(query.as_deref().unwrap_or_default()).filter(|(_, value)| !value.is_empty())
-    {
-        match key.as_str() {
-            "pageindex" => index = page_index(&value)?,
-            "pagesize" => size = page_size(&value)?,
-            _ => {}
-        }
-    }
+    let token_id = token_id(id)?;
+    let mut wrong = Wrong::default();
+    let (index, size) = paging(query.as_deref().unwrap_or_default(), &mut wrong).ok_or(wrong)?;
     seen_by(State(service.clone()), headers).await?;
     let mut connection = service.pool.acquire().await?;
     let own = read_streams(

@@ -20,7 +20,7 @@ use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use sqlx::PgPool;
-use tower_http::cors::{Any, CorsLayer};
+use tower_http::cors::{AllowHeaders, Any, CorsLayer};
 use uuid::Uuid;
 
 pub(crate) use body::has_nul;
@@ -34,7 +34,9 @@ use crate::commands::Commands;
 
 /// Bytes of all headers of a request together.
 const MAX_HEADERS: usize = 16 * 1024;
-/// How long a query waits for a position.
+/// How long a query waits for what this node has appended: it is on its way.
+const OWN_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a query waits for a position that the caller names.
 const POSITION_PATIENCE: Duration = Duration::from_millis(250);
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -81,6 +83,7 @@ pub fn router(service: Service) -> Router {
         .route("/access-tokens/{id}/history", get(history::of_token));
     let decisions = Router::new()
         .route("/access/v1/evaluation", post(evaluation::evaluate))
+        .method_not_allowed_fallback(wrong_method)
         .layer(from_fn_with_state(
             service.clone(),
             evaluation::require_gateway_key,
@@ -88,14 +91,20 @@ pub fn router(service: Service) -> Router {
         .layer(from_fn(echo_request_id));
     Router::new()
         .nest("/api/v1", management)
-        .merge(decisions)
         .route("/health/liveness", get(health::liveness))
         .route("/health/readiness", get(health::readiness))
         .fallback(|| async { Problem::NotFound })
-        .method_not_allowed_fallback(|| async { Problem::MethodNotAllowed })
+        .method_not_allowed_fallback(wrong_method)
+        .layer(from_fn(body::bound_body))
+        // These read their bodies themselves, to refuse them in the standard's form.
+        .merge(decisions)
         .layer(from_fn(bound_headers))
         .layer(cors(&service))
         .with_state(service)
+}
+
+async fn wrong_method() -> Problem {
+    Problem::MethodNotAllowed
 }
 
 fn cors(service: &Service) -> CorsLayer {
@@ -103,7 +112,8 @@ fn cors(service: &Service) -> CorsLayer {
     CorsLayer::new()
         .allow_origin(origins)
         .allow_methods(Any)
-        .allow_headers(Any)
+        // Not `*`: that leaves out `Authorization` (Fetch standard, CORS-preflight fetch).
+        .allow_headers(AllowHeaders::mirror_request())
         .expose_headers(Any)
 }
 
@@ -161,11 +171,11 @@ fn at_least_position(headers: &HeaderMap) -> Result<i64, Problem> {
 /// Waits until the read models hold what the caller has to see: the position it names, and everything this node has
 /// appended.
 async fn seen_by(State(service): State<Service>, headers: HeaderMap) -> Result<(), Problem> {
-    let position = at_least_position(&headers)?.max(service.vitals.appended());
-    if service
-        .vitals
-        .read_models_reach(position, POSITION_PATIENCE)
-        .await
+    let vitals = &service.vitals;
+    if vitals.read_models_reach(vitals.appended(), OWN_PATIENCE).await
+        && vitals
+            .read_models_reach(at_least_position(&headers)?, POSITION_PATIENCE)
+            .await
     {
         Ok(())
     } else {

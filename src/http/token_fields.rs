@@ -3,14 +3,14 @@
 
 use std::net::IpAddr;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use domain::access_token::{InvalidTokenName, TokenName, TokenType, Update};
 use domain::policy::{Action, Effect, ResourcePattern, Statement};
 use ipnet::IpNet;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::body::Fields;
+use super::body::{Fields, has_nul};
 use super::problem::Problem;
 use crate::commands::access_tokens::NewToken;
 
@@ -22,6 +22,8 @@ const MAX_PARTS: usize = 100;
 const MAX_STATEMENT_ID: usize = 64;
 /// Characters of a description.
 const MAX_DESCRIPTION: usize = 1000;
+/// Digits of a second.
+const MICROSECONDS: u16 = 6;
 /// Addresses of a token.
 const MAX_ADDRESSES: usize = 100;
 
@@ -34,14 +36,24 @@ pub(super) struct Limits {
     pub(super) max_expiry_days: u32,
 }
 
-/// Collects what is wrong.
+/// Collects what is wrong, in the order in which it is looked at.
 #[derive(Default)]
-struct Wrong(Vec<&'static str>);
+pub(super) struct Wrong(Vec<&'static str>);
 
 impl Wrong {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The value, or none and its code noted.
-    fn note<T>(&mut self, checked: Result<T, &'static str>) -> Option<T> {
+    pub(super) fn note<T>(&mut self, checked: Result<T, &'static str>) -> Option<T> {
         checked.map_err(|code| self.0.push(code)).ok()
+    }
+}
+
+impl From<Wrong> for Problem {
+    fn from(wrong: Wrong) -> Self {
+        Self::Invalid(wrong.0)
     }
 }
 
@@ -75,7 +87,7 @@ pub(super) fn new_token(fields: &Fields, limits: Limits) -> Result<NewToken, Pro
             expires_at,
             allowed_ips,
         }),
-        _ => Err(Problem::Invalid(wrong.0)),
+        _ => Err(wrong.into()),
     }
 }
 
@@ -90,10 +102,10 @@ pub(super) fn update(fields: &Fields, limits: Limits) -> Result<Update, Problem>
             .and_then(|value| wrong.note(expires_at(Some(value), limits))),
         allowed_ips: present(fields, "allowedips").and_then(|value| wrong.note(allowed_ips(Some(value)))),
     };
-    if wrong.0.is_empty() {
+    if wrong.is_empty() {
         Ok(update)
     } else {
-        Err(Problem::Invalid(wrong.0))
+        Err(wrong.into())
     }
 }
 
@@ -137,6 +149,9 @@ fn statements(value: Option<&Value>) -> Result<Vec<Statement>, &'static str> {
 }
 
 fn statement(value: &Value) -> Option<Statement> {
+    if has_nul(value) {
+        return None;
+    }
     let fields = Fields::of(value.clone())?;
     let id = match fields.get("id") {
         None | Some(Value::Null) => Uuid::new_v4().to_string(),
@@ -181,12 +196,14 @@ fn texts(value: &Value) -> Option<Vec<&str>> {
 fn description(value: Option<&Value>) -> Result<Option<String>, &'static str> {
     match value {
         None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) if text.chars().count() <= MAX_DESCRIPTION => Ok(Some(text.clone())),
+        Some(Value::String(text)) if text.chars().count() <= MAX_DESCRIPTION && !text.contains('\0') => {
+            Ok(Some(text.clone()))
+        }
         Some(_) => Err("description_is_invalid"),
     }
 }
 
-/// In the future, and not too far.
+/// In the future, and not too far; as finely as PostgreSQL keeps it.
 fn expires_at(value: Option<&Value>, limits: Limits) -> Result<Option<DateTime<Utc>>, &'static str> {
     let text = match value {
         None | Some(Value::Null) => return Ok(None),
@@ -197,7 +214,7 @@ fn expires_at(value: Option<&Value>, limits: Limits) -> Result<Option<DateTime<U
         .and_then(|days| limits.now.checked_add_signed(days))
         .unwrap_or(DateTime::<Utc>::MAX_UTC);
     DateTime::parse_from_rfc3339(text)
-        .map(|time| time.to_utc())
+        .map(|time| time.to_utc().trunc_subsecs(MICROSECONDS))
         .ok()
         .filter(|time| *time > limits.now && *time <= farthest)
         .map(Some)

@@ -2,25 +2,26 @@
 //! broker's own offsets are written for lag tools only and never read. The assignment is set once, in the rebalance
 //! callback, from the stored offsets. A poll that can't be appended is tried again, paused, until it can.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
-use rdkafka::client::ClientContext;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use rdkafka::types::RDKafkaRespErr;
 use sqlx::PgPool;
 use thiserror::Error;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::assignments::{Assignment, Assignments};
 use super::member_events::understand;
+use super::state::IntakeState;
 use crate::commands::membership::{Poll, RawMessage, Taken};
 use crate::commands::{CommandError, Commands};
 use crate::log::{OffsetMove, Partition};
@@ -28,14 +29,20 @@ use crate::report::Report;
 
 /// Messages in one poll.
 const MAX_POLL: usize = 500;
+/// Bytes after which a poll takes no further message: all of it may have to be parked by one statement.
+const MAX_POLL_BYTES: usize = 4 * 1024 * 1024;
 /// How long the first message of a poll is waited for.
 const WAIT_FOR_FIRST: Duration = Duration::from_millis(100);
 /// Between two tries of a poll that can't be appended.
 const RETRY: Duration = Duration::from_millis(250);
+/// One look at the group while the store is away.
+const PAUSED_POLL: Duration = Duration::from_millis(50);
 /// Between two tries to reach the brokers at the start.
 const RECONNECT: Duration = Duration::from_secs(1);
 /// How long the brokers may take to name their cluster.
 const CLUSTER_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the brokers, once out of reach, may take to show that they are back.
+const PROBE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Where and as whom to read.
 #[derive(Clone, Debug)]
@@ -50,47 +57,6 @@ pub struct IntakeConfig {
     pub cluster_id: Option<String>,
     /// librdkafka's own properties.
     pub properties: BTreeMap<String, String>,
-}
-
-/// How the intake is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum IntakeState {
-    /// There is no Kafka here.
-    Off,
-    /// Not part of the group yet.
-    Connecting,
-    /// Part of the group, with this many partitions.
-    Reading {
-        /// How many partitions are this node's.
-        partitions: usize,
-    },
-    /// The store does not take what was read.
-    Waiting,
-    /// It can't go on without an operator.
-    Stopped(String),
-}
-
-impl IntakeState {
-    /// Why the node is not ready for it; none where it is.
-    #[must_use]
-    pub fn obstacle(&self) -> Option<String> {
-        match self {
-            Self::Off | Self::Reading { .. } => None,
-            Self::Connecting | Self::Waiting | Self::Stopped(_) => Some(format!("membership intake: {self}")),
-        }
-    }
-}
-
-impl fmt::Display for IntakeState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Off => f.write_str("off"),
-            Self::Connecting => f.write_str("connecting"),
-            Self::Reading { partitions } => write!(f, "reading {partitions} partitions"),
-            Self::Waiting => f.write_str("waiting for the store"),
-            Self::Stopped(reason) => write!(f, "stopped: {reason}"),
-        }
-    }
 }
 
 /// Why the intake can't start.
@@ -142,8 +108,17 @@ impl Intake {
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
             .set("auto.offset.reset", "error")
-            .set("isolation.level", "read_committed");
-        for (name, value) in [("fetch.wait.max.ms", "50"), ("session.timeout.ms", "6000")] {
+            .set("isolation.level", "read_committed")
+            // The rebalance callback sets the whole assignment at once.
+            .set("group.protocol", "classic")
+            .set("partition.assignment.strategy", "range,roundrobin");
+        let defaults = [
+            ("fetch.wait.max.ms", "50"),
+            ("session.timeout.ms", "6000"),
+            // How soon a topic that comes into being, or a new partition, is noticed.
+            ("topic.metadata.refresh.interval.ms", "5000"),
+        ];
+        for (name, value) in defaults {
             if !config.properties.contains_key(name) {
                 client.set(name, value);
             }
@@ -154,8 +129,9 @@ impl Intake {
             pool,
             topic: config.topic.clone(),
             cluster_id: Mutex::new(config.cluster_id),
-            next: Mutex::new(HashMap::new()),
+            current: Mutex::new(Assignment::default()),
             state: Arc::clone(&state),
+            stop: stop.clone(),
             runtime: runtime.clone(),
         };
         let consumer: BaseConsumer<Assignments> = client.create_with_context(context)?;
@@ -177,7 +153,11 @@ impl Intake {
         std::thread::Builder::new()
             .name("intake".to_owned())
             .spawn(move || {
-                self.run();
+                let state = Arc::clone(&self.state);
+                // The consumer is dropped in here, and so leaves the group before the word is given.
+                if catch_unwind(AssertUnwindSafe(move || self.run())).is_err() {
+                    state.send_replace(IntakeState::Stopped("it has failed".to_owned()));
+                }
                 // Whoever waits for the end may have gone.
                 let _ = ended.send(());
             })?;
@@ -190,17 +170,14 @@ impl Intake {
         }
         while !self.stop.is_cancelled() {
             match self.poll() {
-                Ok(polls) => {
-                    for (partition, poll) in polls {
-                        self.take(&partition, &poll);
-                    }
-                }
+                Ok(polls) => self.take_all(&polls),
                 Err(reason) => {
                     tracing::error!(reason, "the membership intake has stopped");
                     self.state.send_replace(IntakeState::Stopped(reason));
                     self.runtime.block_on(self.stop.cancelled());
                 }
             }
+            self.look_for_brokers();
         }
         self.consumer.unsubscribe();
     }
@@ -227,15 +204,32 @@ impl Intake {
         true
     }
 
-    /// What there is to read, by partition; an error where only an operator can help.
+    /// What there is to read, by partition; an error where this consumer is of no use any more.
     fn poll(&self) -> Result<BTreeMap<Partition, Poll>, String> {
+        let context = self.consumer.context();
+        let mut assignment = context.number();
         let mut polls = BTreeMap::new();
         let mut wait = WAIT_FOR_FIRST;
+        let mut bytes = 0_usize;
         for _ in 0..MAX_POLL {
-            match self.consumer.poll(wait) {
+            let polled = self.consumer.poll(wait);
+            if context.number() != assignment {
+                // A rebalance: what was read before it is read again, here or by another node.
+                assignment = context.number();
+                polls.clear();
+            }
+            match polled {
                 None => break,
-                Some(Ok(message)) => self.add(&mut polls, &message),
+                Some(Ok(message)) => {
+                    bytes = bytes
+                        .saturating_add(message.payload_len())
+                        .saturating_add(message.key_len());
+                    self.add(&mut polls, &message);
+                }
                 Some(Err(error)) => self.judge(&error)?,
+            }
+            if bytes >= MAX_POLL_BYTES {
+                break;
             }
             wait = Duration::ZERO;
         }
@@ -243,14 +237,18 @@ impl Intake {
     }
 
     fn add(&self, polls: &mut BTreeMap<Partition, Poll>, message: &BorrowedMessage<'_>) {
-        let Some(partition) = self.consumer.context().partition(message.partition()) else {
+        let Some((partition, expected)) = self.consumer.context().place(message.partition()) else {
             return;
         };
-        let expected = self.consumer.context().next_offset(message.partition());
         let poll = polls.entry(partition.clone()).or_insert_with(|| Poll {
             messages: Vec::new(),
             offset: None,
         });
+        let at_least = poll.offset.as_ref().map(|offset| offset.next_offset).or(expected);
+        if at_least.is_some_and(|next| message.offset() < next) {
+            // Already in the log, or in this poll.
+            return;
+        }
         let raw = raw_message(message, partition.clone());
         poll.messages.push(understand(raw));
         // Offsets may have holes (transactions, compaction): the next one is the last one read, plus one.
@@ -262,58 +260,69 @@ impl Intake {
         });
     }
 
-    /// Most errors of a poll pass by themselves; what doesn't stops the intake.
+    /// Most errors of a poll pass by themselves. An offset out of range stops its partition (librdkafka reads it no
+    /// further) and not the others; what can't pass at all is an error.
     fn judge(&self, error: &KafkaError) -> Result<(), String> {
+        let context = self.consumer.context();
         match error.rdkafka_error_code() {
-            Some(
-                RDKafkaErrorCode::OffsetOutOfRange
-                | RDKafkaErrorCode::AutoOffsetReset
-                | RDKafkaErrorCode::TopicAuthorizationFailed
-                | RDKafkaErrorCode::GroupAuthorizationFailed
-                | RDKafkaErrorCode::Fatal,
-            ) => Err(error.to_string()),
-            Some(RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::BrokerTransportFailure) => {
-                self.sleep(RETRY);
-                Ok(())
+            Some(RDKafkaErrorCode::Fatal) => return Err(error.to_string()),
+            Some(RDKafkaErrorCode::OffsetOutOfRange | RDKafkaErrorCode::AutoOffsetReset) => {
+                tracing::error!(%error, "a partition is read no further: its stored offset is out of range");
+                context.stopped(format!("a stored offset is out of range: {error}"));
+            }
+            Some(RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::GroupAuthorizationFailed) => {
+                tracing::error!(%error, "reading the membership topic");
+                self.rejoin();
+                context.stopped(error.to_string());
+            }
+            Some(RDKafkaErrorCode::AllBrokersDown) => {
+                self.state.send_replace(IntakeState::OutOfReach);
             }
             Some(RDKafkaErrorCode::UnknownTopicOrPartition) => {
-                tracing::warn!(
-                    topic = self.consumer.context().topic,
-                    "the membership topic is not there yet"
-                );
+                tracing::warn!(topic = context.topic, "the membership topic is not there yet");
                 self.sleep(RECONNECT);
-                Ok(())
             }
-            _ => {
-                tracing::warn!(%error, "reading the membership topic");
-                Ok(())
-            }
+            _ => tracing::warn!(%error, "reading the membership topic"),
+        }
+        Ok(())
+    }
+
+    /// librdkafka says when the brokers are gone, not when they are back.
+    fn look_for_brokers(&self) {
+        let is_out_of_reach = *self.state.borrow() == IntakeState::OutOfReach;
+        let topic = &self.consumer.context().topic;
+        if is_out_of_reach && self.consumer.fetch_metadata(Some(topic), PROBE_PATIENCE).is_ok() {
+            tracing::info!("the Kafka brokers are back");
+            self.consumer.context().show();
         }
     }
 
-    /// Until it stands in the log, or the partition is somebody else's.
+    fn take_all(&self, polls: &BTreeMap<Partition, Poll>) {
+        let assignment = self.consumer.context().number();
+        for (partition, poll) in polls {
+            // The rest of what was read is out of date after a rebalance, like in `poll`.
+            if self.consumer.context().number() != assignment {
+                return;
+            }
+            self.take(partition, poll);
+        }
+    }
+
+    /// Until it stands in the log, or the partition has to be assigned anew.
     fn take(&self, partition: &Partition, poll: &Poll) {
         let Some(offset) = &poll.offset else { return };
-        let reading = self.state.borrow().clone();
         loop {
             match self.runtime.block_on(self.commands.take_poll(poll)) {
                 Ok(taken) => {
                     self.taken(partition, offset, taken);
-                    self.state.send_if_modified(|state| {
-                        let waited = *state == IntakeState::Waiting;
-                        if waited {
-                            state.clone_from(&reading);
-                        }
-                        waited
-                    });
+                    if *self.state.borrow() == IntakeState::Waiting {
+                        self.consumer.context().show();
+                    }
                     return;
                 }
                 Err(CommandError::OffsetFenced) => {
-                    tracing::warn!(
-                        ?partition,
-                        "another node reads this partition now, it is left to that one"
-                    );
-                    self.leave(partition);
+                    tracing::warn!(?partition, "another node has moved this partition's offset");
+                    self.rejoin();
                     return;
                 }
                 Err(error) => {
@@ -323,7 +332,7 @@ impl Intake {
                         "the log does not take a poll, trying again"
                     );
                     self.state.send_replace(IntakeState::Waiting);
-                    if self.stop.is_cancelled() || !self.stay_in_group(partition) {
+                    if self.stop.is_cancelled() || !self.stay_in_group() {
                         return;
                     }
                 }
@@ -353,44 +362,44 @@ impl Intake {
     }
 
     /// Keeps polling while the store is away, with everything paused, so that the group does not give up on this node;
-    /// false where the partition was taken away meanwhile.
-    fn stay_in_group(&self, partition: &Partition) -> bool {
-        let Ok(assigned) = self.consumer.assignment() else {
-            return true;
+    /// false where what is in hand must be dropped: it will be read again.
+    fn stay_in_group(&self) -> bool {
+        let assignment = self.consumer.context().number();
+        let assigned = match self.consumer.assignment() {
+            Ok(assigned) if self.consumer.pause(&assigned).is_ok() => assigned,
+            Ok(_) | Err(_) => {
+                self.rejoin();
+                return false;
+            }
         };
-        if self.consumer.pause(&assigned).is_err() {
-            return true;
-        }
         let until = Instant::now() + RETRY;
         while Instant::now() < until {
-            if let Some(Ok(message)) = self.consumer.poll(Duration::from_millis(50)) {
-                // Paused, yet there it is: seek back, it is read again when it can be taken.
-                let back = Offset::Offset(message.offset());
-                if let Err(error) = self
-                    .consumer
-                    .seek(message.topic(), message.partition(), back, RECONNECT)
-                {
-                    tracing::warn!(%error, "a message that came while paused is read again after the next assignment");
-                    self.leave(partition);
-                    return false;
-                }
+            let polled = self.consumer.poll(PAUSED_POLL);
+            if self.consumer.context().number() != assignment {
+                break;
+            }
+            if let Some(Ok(message)) = polled {
+                tracing::warn!(
+                    partition = message.partition(),
+                    "a message has come though paused"
+                );
+                self.rejoin();
             }
         }
-        let still_ours = self.consumer.context().partition(partition.partition).is_some();
-        if let Err(error) = self.consumer.resume(&assigned) {
-            tracing::debug!(%error, "not everything was resumed");
+        if self.consumer.resume(&assigned).is_err() {
+            self.rejoin();
         }
-        still_ours
+        self.consumer.context().number() == assignment
     }
 
-    /// Leaves the group and joins again: whoever has the partition keeps it, and the offsets are read anew.
-    fn leave(&self, partition: &Partition) {
-        tracing::info!(?partition, "joining the group again");
+    /// Leaves the group and joins again. Nothing that was read is taken any more: the offsets are read anew.
+    fn rejoin(&self) {
+        tracing::info!("joining the group again");
         self.consumer.unsubscribe();
-        self.state.send_replace(IntakeState::Connecting);
+        self.consumer.context().forget();
         self.sleep(RECONNECT);
         if let Err(error) = self.consumer.subscribe(&[&self.consumer.context().topic]) {
-            self.state.send_replace(IntakeState::Stopped(error.to_string()));
+            self.consumer.context().stopped(error.to_string());
         }
     }
 
@@ -405,147 +414,28 @@ impl Intake {
 }
 
 fn raw_message(message: &BorrowedMessage<'_>, partition: Partition) -> RawMessage {
-    let headers = message.headers().map(|headers| {
-        headers
-            .iter()
-            .map(|header| {
-                let value = header
-                    .value
-                    .map(|value| String::from_utf8_lossy(value).replace('\0', "\u{fffd}"));
-                (header.key.to_owned(), value.unwrap_or_default())
-            })
-            .collect()
-    });
     RawMessage {
         partition: Some(partition),
         offset: Some(message.offset()),
         key: message.key().map(<[u8]>::to_vec),
-        headers: headers.unwrap_or_default(),
+        headers: message.headers().map(headers).unwrap_or_default(),
         payload: message.payload().map(<[u8]>::to_vec),
     }
 }
 
-/// Which partitions are this node's, and the next offset of each, as the store has it.
-struct Assignments {
-    pool: PgPool,
-    topic: String,
-    cluster_id: Mutex<Option<String>>,
-    next: Mutex<HashMap<i32, Option<i64>>>,
-    state: Arc<watch::Sender<IntakeState>>,
-    runtime: Handle,
-}
-
-impl Assignments {
-    fn cluster_id(&self) -> Option<String> {
-        self.cluster_id
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    fn name_cluster(&self, cluster_id: String) {
-        *self.cluster_id.lock().unwrap_or_else(PoisonError::into_inner) = Some(cluster_id);
-    }
-
-    /// The partition, if it is this node's.
-    fn partition(&self, partition: i32) -> Option<Partition> {
-        let is_ours = self
-            .next
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .contains_key(&partition);
-        let cluster_id = self.cluster_id()?;
-        is_ours.then(|| Partition {
-            cluster_id,
-            topic: self.topic.clone(),
-            partition,
-        })
-    }
-
-    fn next_offset(&self, partition: i32) -> Option<i64> {
-        self.next
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&partition)
-            .copied()
-            .flatten()
-    }
-
-    fn moved(&self, partition: i32, next_offset: i64) {
-        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        next.entry(partition)
-            .and_modify(|stored| *stored = Some(next_offset));
-    }
-
-    /// The stored offsets of this topic. The callback runs inside `poll`, on the intake's own thread, so it may wait.
-    fn stored_offsets(&self) -> HashMap<i32, i64> {
-        let cluster_id = self.cluster_id().unwrap_or_default();
-        loop {
-            let stored = sqlx::query_as::<_, (i32, i64)>(
-                "select partition, next_offset from kafka_offsets where cluster_id = $1 and topic = $2",
-            )
-            .bind(&cluster_id)
-            .bind(&self.topic)
-            .fetch_all(&self.pool);
-            match self.runtime.block_on(stored) {
-                Ok(stored) => return stored.into_iter().collect(),
-                Err(error) => {
-                    tracing::error!(%error, "the stored offsets can't be read, trying again");
-                    std::thread::sleep(RETRY);
-                }
-            }
-        }
-    }
-
-    fn assign(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) {
-        let stored = self.stored_offsets();
-        let mut list = TopicPartitionList::new();
-        let mut next = HashMap::new();
-        for element in partitions.elements() {
-            let at = stored.get(&element.partition()).copied();
-            // Never read before: from the beginning, nothing that was said of a member may be missed.
-            let offset = at.map_or(Offset::Beginning, Offset::Offset);
-            if let Err(error) = list.add_partition_offset(element.topic(), element.partition(), offset) {
-                tracing::error!(%error, "a partition can't be assigned");
-            }
-            next.insert(element.partition(), at);
-        }
-        let count = next.len();
-        *self.next.lock().unwrap_or_else(PoisonError::into_inner) = next;
-        match consumer.assign(&list) {
-            Ok(()) => {
-                tracing::info!(partitions = count, "reading the membership topic");
-                self.state
-                    .send_replace(IntakeState::Reading { partitions: count });
-            }
-            Err(error) => {
-                self.state.send_replace(IntakeState::Stopped(error.to_string()));
-            }
-        }
-    }
-}
-
-impl ClientContext for Assignments {
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "librdkafka");
-    }
-}
-
-impl ConsumerContext for Assignments {
-    fn rebalance(
-        &self,
-        consumer: &BaseConsumer<Self>,
-        code: RDKafkaRespErr,
-        partitions: &mut TopicPartitionList,
-    ) {
-        if code == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
-            self.assign(consumer, partitions);
-            return;
-        }
-        self.next.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        self.state.send_replace(IntakeState::Connecting);
-        if let Err(error) = consumer.unassign() {
-            tracing::warn!(%error, "partitions could not be given back");
-        }
-    }
+fn headers<H: Headers>(headers: &H) -> Vec<(String, String)> {
+    let header = |index| {
+        // rdkafka panics where a name is not UTF-8; such a header is none that we know.
+        let header = catch_unwind(AssertUnwindSafe(|| headers.get(index)));
+        header.map_or_else(
+            |_| ("\u{fffd}".to_owned(), String::new()),
+            |header| {
+                let value = header
+                    .value
+                    .map(|value| String::from_utf8_lossy(value).replace('\0', "\u{fffd}"));
+                (header.key.to_owned(), value.unwrap_or_default())
+            },
+        )
+    };
+    (0..headers.count()).map(header).collect()
 }

@@ -12,9 +12,11 @@ use crate::commands::membership::{About, MembershipEvent, Message, RawMessage, U
 use crate::http::has_nul;
 use crate::log::{InboxKey, Profile};
 
+/// What the content type of structured mode begins with.
+const CLOUD_EVENTS: &str = "application/cloudevents";
 /// What every type of ours begins with.
 const TYPE_PREFIX: &str = "featbit.membership.";
-/// Characters of a CloudEvents id or source: they are kept for ever.
+/// Bytes of a CloudEvents id or source: they are kept for ever, and an index entry must hold both.
 const MAX_IDENTITY: usize = 1024;
 
 type MemberKey = (OrganizationId, MemberId);
@@ -34,7 +36,8 @@ pub fn understand(raw: RawMessage) -> Message {
             members.dedup();
             Unusable {
                 reason,
-                event_type: Some(event.event_type.clone()),
+                // PostgreSQL can't hold a NUL.
+                event_type: event.event_type.map(|it| it.replace('\0', "\u{fffd}")),
                 members,
             }
         }),
@@ -71,10 +74,13 @@ impl Key {
     }
 }
 
+/// An event as far as it can be read: whom it is about is asked for even where it can't be used.
 struct CloudEvent {
-    id: String,
-    source: String,
-    event_type: String,
+    has_nul: bool,
+    specversion: Option<String>,
+    id: Option<String>,
+    source: Option<String>,
+    event_type: Option<String>,
     data: Map<String, Value>,
 }
 
@@ -82,9 +88,7 @@ impl CloudEvent {
     fn of(raw: &RawMessage) -> Result<Self, &'static str> {
         let payload = raw.payload.as_deref().ok_or("payload_is_missing")?;
         let body: Value = serde_json::from_slice(payload).map_err(|_| "payload_is_not_json")?;
-        if has_nul(&body) {
-            return Err("payload_has_a_nul_character");
-        }
+        let has_nul = has_nul(&body);
         let Value::Object(body) = body else {
             return Err("payload_is_not_an_object");
         };
@@ -94,65 +98,48 @@ impl CloudEvent {
                 .find(|(known, _)| known.eq_ignore_ascii_case(name))
                 .map(|(_, value)| value.clone())
         };
+        let is_structured =
+            header("content-type").is_some_and(|it| it.to_ascii_lowercase().starts_with(CLOUD_EVENTS));
         // Binary mode: the attributes are headers and the value is the data.
-        if header("ce_specversion").is_some() || header("ce_type").is_some() {
-            return Self::new(
-                header("ce_specversion"),
-                header("ce_id"),
-                header("ce_source"),
-                header("ce_type"),
-                body,
-            );
+        if !is_structured && (header("ce_specversion").is_some() || header("ce_type").is_some()) {
+            return Ok(Self {
+                has_nul,
+                specversion: header("ce_specversion"),
+                id: header("ce_id"),
+                source: header("ce_source"),
+                event_type: header("ce_type"),
+                data: body,
+            });
         }
         let attribute = |name: &str| body.get(name).and_then(Value::as_str).map(ToOwned::to_owned);
-        let data = match body.get("data") {
-            Some(Value::Object(data)) => data.clone(),
-            _ => Map::new(),
-        };
-        Self::new(
-            attribute("specversion"),
-            attribute("id"),
-            attribute("source"),
-            attribute("type"),
-            data,
-        )
-    }
-
-    fn new(
-        specversion: Option<String>,
-        id: Option<String>,
-        source: Option<String>,
-        event_type: Option<String>,
-        data: Map<String, Value>,
-    ) -> Result<Self, &'static str> {
-        let identity = |text: Option<String>| {
-            text.filter(|text| {
-                !text.is_empty() && text.chars().count() <= MAX_IDENTITY && !text.contains('\0')
-            })
-        };
-        // The type is given even where something else is wrong, and the data tells whom it is about: parking needs both.
-        let event = Self {
-            id: identity(id).unwrap_or_default(),
-            source: identity(source).unwrap_or_default(),
-            event_type: event_type.unwrap_or_default().replace('\0', "\u{fffd}"),
-            data,
-        };
-        match specversion.as_deref() {
-            Some(version) if !version.starts_with("1.") => Ok(Self {
-                event_type: String::new(),
-                ..event
-            }),
-            _ => Ok(event),
-        }
+        Ok(Self {
+            has_nul,
+            specversion: attribute("specversion"),
+            id: attribute("id"),
+            source: attribute("source"),
+            event_type: attribute("type"),
+            data: match body.get("data") {
+                Some(Value::Object(data)) => data.clone(),
+                _ => Map::new(),
+            },
+        })
     }
 
     fn meaning(&self, key: &Key) -> Result<MembershipEvent, &'static str> {
-        if self.id.is_empty() || self.source.is_empty() {
-            return Err("identity_is_invalid");
+        if self.has_nul {
+            return Err("payload_has_a_nul_character");
         }
-        let Some(kind) = self.event_type.strip_prefix(TYPE_PREFIX) else {
-            return Err("type_is_unknown");
-        };
+        if !self
+            .specversion
+            .as_ref()
+            .is_some_and(|version| version.starts_with("1."))
+        {
+            return Err("specversion_is_not_supported");
+        }
+        let identity = identity(self.source.as_ref()).zip(identity(self.id.as_ref()));
+        let (source, id) = identity.ok_or("identity_is_invalid")?;
+        let event_type = self.event_type.clone().unwrap_or_default();
+        let kind = event_type.strip_prefix(TYPE_PREFIX).ok_or("type_is_unknown")?;
         let organization_id = self
             .id_field("organizationId")
             .ok_or("organization_id_is_invalid")?;
@@ -162,11 +149,8 @@ impl CloudEvent {
             self.about_member(key, organization_id, kind)?
         };
         Ok(MembershipEvent {
-            key: InboxKey {
-                source: self.source.clone(),
-                key: self.id.clone(),
-            },
-            event_type: self.event_type.clone(),
+            key: InboxKey { source, key: id },
+            event_type,
             organization_id,
             about,
         })
@@ -271,3 +255,12 @@ impl CloudEvent {
         })
     }
 }
+
+/// A replacement character may stand for anything (a header that was not UTF-8): two events could look like one.
+fn identity(text: Option<&String>) -> Option<String> {
+    text.filter(|text| !text.is_empty() && text.len() <= MAX_IDENTITY && !text.contains('\u{fffd}'))
+        .cloned()
+}
+
+#[cfg(test)]
+mod tests;

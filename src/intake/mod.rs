@@ -1,6 +1,9 @@
 //! The membership topic: bytes to commands, and the consumer that hands them to `commands` poll by poll.
 
+mod assignments;
 mod consumer;
 pub mod member_events;
+mod state;
 
-pub use consumer::{Intake, IntakeConfig, IntakeState, StartIntakeError};
+pub use consumer::{Intake, IntakeConfig, StartIntakeError};
+pub use state::IntakeState;

@@ -201,7 +201,10 @@ async fn a_reader_that_tails_many_writers_sees_every_event_once_and_in_order() {
     let mut ids = HashSet::new();
     let since = Instant::now();
     while position < expected {
-        assert!(since.elapsed() < Duration::from_secs(60), "the reader is at {position} of {expected}");
+        assert!(
+            since.elapsed() < Duration::from_secs(60),
+            "the reader is at {position} of {expected}"
+        );
         while let Some(writer) = writers.try_join_next() {
             writer.unwrap();
         }

@@ -11,6 +11,11 @@
 )]
 #![allow(missing_docs, unreachable_pub, reason = "tests are read, not called")]
 
+mod command_line;
 mod crash;
+mod evaluation;
+mod fence;
+mod hostile;
 mod log;
+mod management;
 mod support;

@@ -1,0 +1,200 @@
+//! Which partitions are this node's and where each goes on, as the store has it. Every change of that has a number, so
+//! that what was read before a change is not taken after it: it is read again from the stored offsets.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rdkafka::client::ClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::KafkaError;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::types::RDKafkaRespErr;
+use sqlx::PgPool;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::state::IntakeState;
+use crate::log::Partition;
+
+/// Between two tries to read the stored offsets.
+const RETRY: Duration = Duration::from_millis(250);
+
+/// The consumer's context: librdkafka tells it of every rebalance, inside `poll`, on the intake's own thread.
+pub(super) struct Assignments {
+    pub(super) pool: PgPool,
+    pub(super) topic: String,
+    pub(super) cluster_id: Mutex<Option<String>>,
+    pub(super) current: Mutex<Assignment>,
+    pub(super) state: Arc<watch::Sender<IntakeState>>,
+    pub(super) stop: CancellationToken,
+    pub(super) runtime: Handle,
+}
+
+/// What is this node's now.
+#[derive(Default)]
+pub(super) struct Assignment {
+    /// Rises with every change.
+    number: u64,
+    /// The stored offset of each partition, none where nothing is stored yet; absent: not part of the group.
+    next: Option<HashMap<i32, Option<i64>>>,
+    /// Why one of the partitions can't be read.
+    stopped: Option<String>,
+}
+
+impl Assignments {
+    pub(super) fn cluster_id(&self) -> Option<String> {
+        self.cluster_id
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    pub(super) fn name_cluster(&self, cluster_id: String) {
+        *self.cluster_id.lock().unwrap_or_else(PoisonError::into_inner) = Some(cluster_id);
+    }
+
+    /// The number of the assignment that is in force.
+    pub(super) fn number(&self) -> u64 {
+        self.current().number
+    }
+
+    /// A partition and the offset that is stored for it, if it is this node's.
+    pub(super) fn place(&self, partition: i32) -> Option<(Partition, Option<i64>)> {
+        let stored = *self.current().next.as_ref()?.get(&partition)?;
+        let partition = Partition {
+            cluster_id: self.cluster_id()?,
+            topic: self.topic.clone(),
+            partition,
+        };
+        Some((partition, stored))
+    }
+
+    /// The store has moved a partition's offset.
+    pub(super) fn moved(&self, partition: i32, next_offset: i64) {
+        if let Some(stored) = self
+            .current()
+            .next
+            .as_mut()
+            .and_then(|next| next.get_mut(&partition))
+        {
+            *stored = Some(next_offset);
+        }
+    }
+
+    /// One of the partitions can't be read: the others go on, and the node is not ready.
+    pub(super) fn stopped(&self, reason: String) {
+        self.current().stopped = Some(reason);
+        self.show();
+    }
+
+    /// Nothing is this node's until it is assigned anew.
+    pub(super) fn forget(&self) {
+        self.replace(None);
+    }
+
+    /// Says how the intake is, as far as the group is concerned.
+    pub(super) fn show(&self) {
+        let state = {
+            let current = self.current();
+            match (&current.stopped, &current.next) {
+                (Some(reason), _) => IntakeState::Stopped(reason.clone()),
+                (None, Some(next)) => IntakeState::Reading {
+                    partitions: next.len(),
+                },
+                (None, None) => IntakeState::Connecting,
+            }
+        };
+        self.state.send_replace(state);
+    }
+
+    fn replace(&self, next: Option<HashMap<i32, Option<i64>>>) {
+        {
+            let mut current = self.current();
+            *current = Assignment {
+                number: current.number.wrapping_add(1),
+                next,
+                stopped: None,
+            };
+        }
+        self.show();
+    }
+
+    fn current(&self) -> MutexGuard<'_, Assignment> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The stored offsets of this topic; none when told to stop before they could be read. It waits: without them nothing
+    /// can be read, and the group's heartbeat is another thread's.
+    fn stored_offsets(&self) -> Option<HashMap<i32, i64>> {
+        let cluster_id = self.cluster_id()?;
+        while !self.stop.is_cancelled() {
+            let stored = sqlx::query_as::<_, (i32, i64)>(
+                "select partition, next_offset from kafka_offsets where cluster_id = $1 and topic = $2",
+            )
+            .bind(&cluster_id)
+            .bind(&self.topic)
+            .fetch_all(&self.pool);
+            match self.runtime.block_on(self.stop.run_until_cancelled(stored))? {
+                Ok(stored) => return Some(stored.into_iter().collect()),
+                Err(error) => {
+                    tracing::error!(%error, "the stored offsets can't be read, trying again");
+                    self.state.send_replace(IntakeState::Waiting);
+                    std::thread::sleep(RETRY);
+                }
+            }
+        }
+        None
+    }
+
+    fn assign(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) {
+        let Some(stored) = self.stored_offsets() else {
+            return self.unassign(consumer);
+        };
+        let mut list = TopicPartitionList::new();
+        let mut next = HashMap::new();
+        for element in partitions.elements() {
+            let at = stored.get(&element.partition()).copied();
+            // Never read before: from the beginning, nothing that was said of a member may be missed.
+            let offset = at.map_or(Offset::Beginning, Offset::Offset);
+            if let Err(error) = list.add_partition_offset(element.topic(), element.partition(), offset) {
+                tracing::error!(%error, "a partition can't be assigned");
+            }
+            next.insert(element.partition(), at);
+        }
+        tracing::info!(partitions = next.len(), "reading the membership topic");
+        self.replace(Some(next));
+        if let Err(error) = consumer.assign(&list) {
+            self.stopped(error.to_string());
+        }
+    }
+
+    fn unassign(&self, consumer: &BaseConsumer<Self>) {
+        self.forget();
+        if let Err(error) = consumer.unassign() {
+            tracing::warn!(%error, "partitions could not be given back");
+        }
+    }
+}
+
+impl ClientContext for Assignments {
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "librdkafka");
+    }
+}
+
+impl ConsumerContext for Assignments {
+    fn rebalance(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        code: RDKafkaRespErr,
+        partitions: &mut TopicPartitionList,
+    ) {
+        if code == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
+            self.assign(consumer, partitions);
+        } else {
+            self.unassign(consumer);
+        }
+    }
+}
