@@ -18,6 +18,10 @@ create table events (
     unique (position)
 );
 
+-- Stored as it is, so that pg_column_size() tells a row's size without reading it.
+alter table events alter column payload set storage external;
+alter table events alter column metadata set storage external;
+
 create index events_by_organization on events (organization_id, position);
 
 -- An event that was written stays as it is.
@@ -36,7 +40,8 @@ create trigger events_are_never_truncated
     before truncate on events
     for each statement execute function refuse_change_to_events();
 
--- What was already done, by whoever's key: command ids (source 'command') and CloudEvents (source of the event).
+-- What was already done, by whoever's key: CloudEvents by their source and id, and our own commands by their id, with an
+-- empty source, which no CloudEvent has.
 create table inbox (
     source         text   not null,
     key            text   not null,
@@ -152,7 +157,7 @@ begin
 
     with duplicates as (
         select ids.request from unnest(command_ids) with ordinality as ids (id, request)
-        join inbox i on i.source = 'command' and i.key = ids.id::text
+        join inbox i on i.source = '' and i.key = ids.id::text
     ), repeated as (
         select keys.request from unnest(inbox_requests, inbox_sources, inbox_keys) as keys (request, source, key)
         join inbox i on i.source = keys.source and i.key = keys.key
@@ -211,7 +216,7 @@ begin
     end loop;
 
     insert into inbox
-    select 'command', ids.id::text, firsts[ids.request], lasts[ids.request]
+    select '', ids.id::text, firsts[ids.request], lasts[ids.request]
     from unnest(command_ids) with ordinality as ids (id, request)
     where outcomes[ids.request] = 'appended'
     union all
@@ -264,7 +269,7 @@ begin
            case outcomes[r] when 'duplicate' then i.first_position else firsts[r] end,
            case outcomes[r] when 'duplicate' then i.last_position else lasts[r] end
     from generate_subscripts(command_ids, 1) as r
-    left join inbox i on outcomes[r] = 'duplicate' and i.source = 'command' and i.key = command_ids[r]::text
+    left join inbox i on outcomes[r] = 'duplicate' and i.source = '' and i.key = command_ids[r]::text
     order by r;
 end
 $$;

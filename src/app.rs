@@ -18,15 +18,17 @@ use crate::clock::Clock;
 use crate::commands::Commands;
 use crate::config::{Config, ConfigError};
 use crate::follow::{Follower, News};
-use crate::http::{Service, Vitals, router};
+use crate::http::{Progress, Service, Vitals, router};
 use crate::intake::{Intake, IntakeState, StartIntakeError};
 use crate::log::Appender;
 use crate::reactor::Reactor;
 use crate::report::Report;
 use crate::schema::SchemaError;
 
-/// Connections to the database.
-const CONNECTIONS: u32 = 20;
+/// Connections for requests.
+const CONNECTIONS: u32 = 16;
+/// Connections for the tasks that write and follow the log: no number of requests can take them away.
+const LOG_CONNECTIONS: u32 = 10;
 /// How long a query may take: nothing here takes long.
 const STATEMENT_TIMEOUT: &str = "5s";
 /// How long a connection is waited for.
@@ -36,7 +38,7 @@ const PROJECTION_POLL: Duration = Duration::from_millis(200);
 /// After a failed step of a read model.
 const PROJECTION_BACK_OFF: Duration = Duration::from_millis(500);
 /// How long requests may still take after the node was told to stop.
-const DRAIN: Duration = Duration::from_secs(10);
+const DRAIN: Duration = Duration::from_secs(8);
 
 /// Why a node can't start.
 #[derive(Debug, Error)]
@@ -74,10 +76,7 @@ pub struct App {
     pub index: Arc<Index>,
     /// How its intake is.
     pub intake: watch::Receiver<IntakeState>,
-    stop_requests: CancellationToken,
-    stop_tasks: CancellationToken,
-    server: TaskTracker,
-    tasks: TaskTracker,
+    tasks: Tasks,
 }
 
 /// Connections with bounds on how long anything may take.
@@ -85,6 +84,10 @@ pub struct App {
 /// # Errors
 /// Where the URL is none, or the database does not answer.
 pub async fn connect(database_url: &str) -> Result<PgPool, sqlx::Error> {
+    connect_with(database_url, CONNECTIONS).await
+}
+
+async fn connect_with(database_url: &str, connections: u32) -> Result<PgPool, sqlx::Error> {
     let options: PgConnectOptions = database_url
         .parse::<PgConnectOptions>()?
         .application_name("featbit-tokens")
@@ -94,7 +97,7 @@ pub async fn connect(database_url: &str) -> Result<PgPool, sqlx::Error> {
             ("idle_in_transaction_session_timeout", "10s"),
         ]);
     PgPoolOptions::new()
-        .max_connections(CONNECTIONS)
+        .max_connections(connections)
         .acquire_timeout(CONNECT_PATIENCE)
         .connect_with(options)
         .await
@@ -107,6 +110,7 @@ impl App {
     /// [`StartError`]; nothing runs then.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let pool = connect(&config.database_url).await?;
+        let log_pool = connect_with(&config.database_url, LOG_CONNECTIONS).await?;
         crate::schema::check(&pool).await?;
         let listener = TcpListener::bind(config.http)
             .await
@@ -119,44 +123,40 @@ impl App {
             source,
         })?;
 
-        let (stop_requests, stop_tasks) = (CancellationToken::new(), CancellationToken::new());
-        let (server, tasks) = (TaskTracker::new(), TaskTracker::new());
+        let tasks = Tasks::default();
         let clock = Clock::default();
-        let (appender, appender_task) = Appender::new(pool.clone());
-        let news = News::new(pool.clone(), appender.head());
-        let commands = Commands::new(pool.clone(), appender.clone(), clock.clone());
+        let (appender, appender_task) = Appender::new(log_pool.clone());
+        let news = News::new(log_pool.clone(), appender.head());
+        let commands = Commands::new(pool.clone(), appender.clone(), clock.clone(), config.max_tokens);
         let index = Arc::new(Index::default());
 
         let tailer = Tailer::new(
-            pool.clone(),
+            log_pool.clone(),
             Arc::clone(&index),
             clock.clone(),
             config.max_staleness,
         );
-        tasks.spawn(tailer.run(news.follower(), stop_tasks.clone()));
+        tasks.spawn("index", |stop| tailer.run(news.follower(), stop));
         let mut read_models = Vec::new();
         for read_model in ReadModel::ALL {
-            let (position, seen) = watch::channel(0);
-            let runner = Runner::live(pool.clone(), read_model);
-            tasks.spawn(project(runner, position, news.follower(), stop_tasks.clone()));
+            let (progress, seen) = watch::channel(Progress::default());
+            let runner = Runner::live(log_pool.clone(), read_model);
+            tasks.spawn(read_model.name(), |stop| {
+                project(runner, progress, news.follower(), stop)
+            });
             read_models.push((read_model, seen));
         }
-        let reactor = Reactor::new(pool.clone(), commands.clone(), clock.clone());
-        tasks.spawn(reactor.run(news.follower(), stop_tasks.clone()));
-        tasks.spawn(news.run(stop_tasks.clone()));
+        let reactor = Reactor::new(log_pool.clone(), commands.clone());
+        tasks.spawn("reactor", |stop| reactor.run(news.follower(), stop));
+        tasks.spawn("news", |stop| news.run(stop));
 
         let (intake_state, intake) = watch::channel(IntakeState::Off);
         if let Some(intake_config) = config.intake {
             intake_state.send_replace(IntakeState::Connecting);
-            let intake = Intake::new(
-                intake_config,
-                pool.clone(),
-                commands.clone(),
-                intake_state,
-                stop_requests.clone(),
-            )?;
+            let stop = tasks.stop_requests.clone();
+            let intake = Intake::new(intake_config, log_pool, commands.clone(), intake_state, stop)?;
             let ended = intake.spawn()?;
-            server.spawn(async move {
+            tasks.spawn_edge("intake", |_| async {
                 // An error means that the thread is gone too.
                 let _ = ended.await;
             });
@@ -179,59 +179,124 @@ impl App {
                 intake: intake.clone(),
             },
         };
-        let stopping = stop_requests.clone();
-        let serve = axum::serve(listener, router(service)).with_graceful_shutdown(stopping.cancelled_owned());
-        server.spawn(async move {
+        tasks.spawn_edge("http", |stop| async {
+            let serve = axum::serve(listener, router(service)).with_graceful_shutdown(stop.cancelled_owned());
             if let Err(error) = serve.await {
-                tracing::error!(%error, "the HTTP server has ended");
+                tracing::error!(error = %Report(&error), "the HTTP server has ended");
             }
         });
         // Last to stop: it takes what the others still hand in.
-        tasks.spawn(appender_task.run(stop_tasks.clone()));
-        server.close();
-        tasks.close();
+        tasks.spawn("appender", |stop| appender_task.run(stop));
         tracing::info!(%address, "listening");
         Ok(Self {
             address,
             commands,
             index,
             intake,
-            stop_requests,
-            stop_tasks,
-            server,
             tasks,
         })
     }
 
+    /// Waits until a task has ended that should not have: then this node is of no use any more.
+    pub async fn failed(&self) {
+        self.tasks.failed.cancelled().await;
+    }
+
     /// Stops taking requests and messages, finishes those under way, and then everything behind them.
     pub async fn stop(self) {
-        self.stop_requests.cancel();
-        if tokio::time::timeout(DRAIN, self.server.wait()).await.is_err() {
-            tracing::warn!("requests that were still under way are cut off");
-        }
-        self.stop_tasks.cancel();
-        if tokio::time::timeout(DRAIN, self.tasks.wait()).await.is_err() {
-            tracing::warn!("tasks that did not stop are cut off");
+        self.tasks.stop().await;
+    }
+}
+
+/// The tasks of a node. Those at the edge (requests, messages) stop first, so that those behind them take what they still
+/// hand in.
+#[derive(Debug, Default)]
+struct Tasks {
+    stop_requests: CancellationToken,
+    stop_tasks: CancellationToken,
+    failed: CancellationToken,
+    edge: TaskTracker,
+    inner: TaskTracker,
+}
+
+impl Tasks {
+    fn spawn<F: Future<Output = ()> + Send + 'static>(
+        &self,
+        name: &'static str,
+        task: impl FnOnce(CancellationToken) -> F,
+    ) {
+        let stop = self.stop_tasks.clone();
+        self.inner
+            .spawn(watched(name, task(stop.clone()), stop, self.failed.clone()));
+    }
+
+    fn spawn_edge<F: Future<Output = ()> + Send + 'static>(
+        &self,
+        name: &'static str,
+        task: impl FnOnce(CancellationToken) -> F,
+    ) {
+        let stop = self.stop_requests.clone();
+        self.edge
+            .spawn(watched(name, task(stop.clone()), stop, self.failed.clone()));
+    }
+
+    async fn stop(self) {
+        for (stop, tasks) in [(self.stop_requests, self.edge), (self.stop_tasks, self.inner)] {
+            stop.cancel();
+            tasks.close();
+            if tokio::time::timeout(DRAIN, tasks.wait()).await.is_err() {
+                tracing::warn!("what was still under way is cut off");
+            }
         }
     }
 }
 
+/// Runs a task; says so, and that the node has failed, where it ends without having been told to.
+async fn watched(
+    name: &'static str,
+    task: impl Future<Output = ()> + Send + 'static,
+    stop: CancellationToken,
+    failed: CancellationToken,
+) {
+    let ended = tokio::spawn(task).await;
+    if let Err(error) = &ended {
+        tracing::error!(task = name, %error, "a task has failed");
+    }
+    if !stop.is_cancelled() {
+        tracing::error!(task = name, "a task has ended: this node can't go on");
+        failed.cancel();
+    }
+}
+
 /// One read model's task: step by step, woken by whoever appends; on an error it waits and takes the same step again.
-async fn project(runner: Runner, position: watch::Sender<i64>, mut wake: Follower, stop: CancellationToken) {
+async fn project(
+    runner: Runner,
+    progress: watch::Sender<Progress>,
+    mut wake: Follower,
+    stop: CancellationToken,
+) {
     while !stop.is_cancelled() {
-        let before = *position.borrow();
+        let before = progress.borrow().position;
         match runner.step().await {
-            Ok(at) if at > before => {
-                position.send_replace(at);
+            Ok(position) => {
+                progress.send_replace(Progress {
+                    position,
+                    error: None,
+                });
+                if position <= before {
+                    wake.next(PROJECTION_POLL, &stop).await;
+                }
             }
-            Ok(_) => wake.next(PROJECTION_POLL, &stop).await,
             Err(error) => {
+                let read_model = runner.read_model().name();
+                let error = Report(&error).to_string();
                 tracing::error!(
-                    read_model = runner.read_model().name(),
+                    read_model,
                     position = before,
-                    error = %Report(&error),
+                    error,
                     "a read model has stopped and tries again"
                 );
+                progress.send_modify(|progress| progress.error = Some(error));
                 tokio::select! {
                     () = tokio::time::sleep(PROJECTION_BACK_OFF) => {}
                     () = stop.cancelled() => {}

@@ -33,6 +33,8 @@ pub struct Config {
     pub max_staleness: Duration,
     /// The farthest expiry, in days.
     pub max_expiry_days: u32,
+    /// Tokens of an organization that are not removed.
+    pub max_tokens: u32,
     /// Other origins whose pages may use the API.
     pub cors_origins: Vec<HeaderValue>,
 }
@@ -90,6 +92,14 @@ impl Environment {
             .filter(|value| !value.is_empty())
     }
 
+    /// As it stands there: in a key, white space counts.
+    fn raw(&self, name: &str) -> Option<&str> {
+        self.0
+            .get(name)
+            .map(String::as_str)
+            .filter(|value| !value.is_empty())
+    }
+
     fn parse<T: std::str::FromStr<Err: ToString>>(
         &self,
         name: &'static str,
@@ -137,8 +147,8 @@ impl Config {
             ));
         }
         let max_staleness_ms: u64 = environment.parse("MAX_STALENESS_MS", 1000)?;
-        if max_staleness_ms < 100 {
-            return Err(invalid("MAX_STALENESS_MS", "it must be 100 or more"));
+        if !(100..=60_000).contains(&max_staleness_ms) {
+            return Err(invalid("MAX_STALENESS_MS", "it must be 100 to 60000"));
         }
         if let Some(source) = environment
             .get("FORWARD_AUTH_SOURCE")
@@ -160,10 +170,22 @@ impl Config {
             cors_origins: environment
                 .list("CORS_ORIGINS")
                 .iter()
-                .map(|origin| HeaderValue::from_str(origin).map_err(|error| invalid("CORS_ORIGINS", error)))
+                .map(|text| origin(text))
                 .collect::<Result<_, _>>()?,
+            max_tokens: environment.parse("MAX_TOKENS_PER_ORGANIZATION", 2000)?,
         })
     }
+}
+
+/// An origin, by name: a wildcard would let every page on the web use the API.
+fn origin(origin: &str) -> Result<HeaderValue, ConfigError> {
+    if !origin.starts_with("http://") && !origin.starts_with("https://") {
+        return Err(invalid(
+            "CORS_ORIGINS",
+            format!("{origin} is no origin, as https://featbit.example is one"),
+        ));
+    }
+    HeaderValue::from_str(origin).map_err(|error| invalid("CORS_ORIGINS", error))
 }
 
 /// What signs FeatBit's JWTs: a shared key, or the public half of one.
@@ -171,7 +193,7 @@ fn jwt(environment: &Environment) -> Result<JwtVerifier, ConfigError> {
     let (algorithm, key) = match environment.get("JWT_ALGORITHM").unwrap_or("HS256") {
         "HS256" => {
             let key = environment
-                .get("JWT_KEY")
+                .raw("JWT_KEY")
                 .ok_or(ConfigError::Missing("JWT_KEY"))?;
             if key.len() < MIN_KEY {
                 return Err(invalid("JWT_KEY", "it must have 32 bytes or more"));

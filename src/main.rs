@@ -64,7 +64,7 @@ async fn run(command: Command) -> Result<(), Box<dyn Error>> {
             kafka_bootstrap,
             database_url,
         } => {
-            log_to_stderr("warn");
+            log_to_stderr("warn")?;
             Ok(dev::run(dev::DevOptions {
                 data_dir,
                 http,
@@ -74,11 +74,11 @@ async fn run(command: Command) -> Result<(), Box<dyn Error>> {
             .await?)
         }
         Command::Serve => {
-            log_to_stderr("info,sqlx=warn");
+            log_to_stderr("info,sqlx=warn")?;
             serve().await
         }
         Command::Migrate => {
-            log_to_stderr("warn");
+            log_to_stderr("warn")?;
             let pool = connect(&database_url(&Environment::of_process())?).await?;
             Ok(schema::migrate(&pool).await?)
         }
@@ -89,26 +89,33 @@ async fn serve() -> Result<(), Box<dyn Error>> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let app = App::start(Config::from_environment(&Environment::of_process())?).await?;
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
+    let stopped = tokio::select! {
+        _ = interrupt.recv() => Ok(()),
+        _ = terminate.recv() => Ok(()),
+        () = app.failed() => Err("a task has ended that the service can't do without".into()),
+    };
     tracing::info!("stopping");
     app.stop().await;
-    Ok(())
+    stopped
 }
 
 /// `RUST_LOG` says what, `LOG_FORMAT` how.
-fn log_to_stderr(otherwise: &str) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(otherwise));
+fn log_to_stderr(otherwise: &str) -> Result<(), Box<dyn Error>> {
+    let filter = match std::env::var("RUST_LOG") {
+        Ok(directives) if !directives.is_empty() => {
+            EnvFilter::try_new(directives).map_err(|error| format!("RUST_LOG is not valid: {error}"))?
+        }
+        _ => EnvFilter::new(otherwise),
+    };
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);
-    if std::env::var("LOG_FORMAT").is_ok_and(|format| format == "json") {
-        logs.json().init();
-    } else {
-        logs.init();
+    match std::env::var("LOG_FORMAT").as_deref() {
+        Ok("json") => logs.json().init(),
+        Ok("text" | "") | Err(_) => logs.init(),
+        Ok(other) => return Err(format!("LOG_FORMAT is not valid: {other} is neither text nor json").into()),
     }
+    Ok(())
 }
 
 #[expect(

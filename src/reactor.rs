@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use domain::access_token::DeactivationReason;
+use chrono::{DateTime, Utc};
 use domain::ids::{MemberId, OrganizationId, TokenId};
 use domain::member::MemberEvent;
 use domain::organization::OrganizationEvent;
@@ -16,7 +16,6 @@ use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::clock::Clock;
 use crate::commands::{CommandError, Commands};
 use crate::follow::Follower;
 use crate::report::Report;
@@ -49,7 +48,6 @@ enum ReactError {
 pub struct Reactor {
     pool: PgPool,
     commands: Commands,
-    clock: Clock,
     access_tokens: Runner,
     members: Runner,
 }
@@ -57,13 +55,12 @@ pub struct Reactor {
 impl Reactor {
     /// One that writes by these commands.
     #[must_use]
-    pub fn new(pool: PgPool, commands: Commands, clock: Clock) -> Self {
+    pub fn new(pool: PgPool, commands: Commands) -> Self {
         let access_tokens = Runner::live(pool.clone(), ReadModel::AccessTokens);
         let members = Runner::live(pool.clone(), ReadModel::Members);
         Self {
             pool,
             commands,
-            clock,
             access_tokens,
             members,
         }
@@ -94,7 +91,7 @@ impl Reactor {
         let (from, events) = {
             let mut connection = self.pool.acquire().await?;
             let from = checkpoint::of_follower(&mut connection, NAME).await?;
-            (from, read_after(&mut connection, from, BATCH).await?)
+            (from, read_after(&mut connection, from, BATCH).await?.events)
         };
         for event in &events {
             self.answer(event).await?;
@@ -145,9 +142,8 @@ impl Reactor {
         .fetch_all(&self.pool)
         .await?;
         for token_id in tokens {
-            let reason = DeactivationReason::CreatorRemoved { membership_number };
             self.commands
-                .deactivate_unasked(TokenId::from(token_id), reason)
+                .deactivate_with_creator(TokenId::from(token_id), membership_number)
                 .await?;
         }
         Ok(())
@@ -169,15 +165,18 @@ impl Reactor {
         .await?;
         for member_id in members {
             self.commands
-                .end_membership(organization_id, MemberId::from(member_id))
+                .end_membership(organization_id, MemberId::from(member_id), position)
                 .await?;
         }
-        // Straight from the log: the read model shows them as removed already, and may not show the last ones yet.
+        // Straight from the log: the read model shows them as removed already, and may not show the last ones yet. Those
+        // made later by a member who was added again stay.
         let tokens: Vec<String> = sqlx::query_scalar(
-            "select aggregate_id from events
-             where organization_id = $1 and event_type = 'access_token.created'
-               and position < (select coalesce(min(position), 9223372036854775807) from events
-                               where organization_id = $1 and event_type = 'member.added' and position > $2)",
+            "select c.aggregate_id from events c
+             where c.organization_id = $1 and c.event_type = 'access_token.created'
+               and not exists (
+                   select from events a
+                   where a.aggregate_type = 'member' and a.aggregate_id = $1::text || ':' || (c.payload->>'creatorId')
+                     and a.event_type = 'member.added' and a.position > $2 and a.position < c.position)",
         )
         .bind(organization_id.as_uuid())
         .bind(position)
@@ -189,20 +188,22 @@ impl Reactor {
         Ok(())
     }
 
+    /// By the database's own time: what is written here is written for ever.
     async fn expire(&self) -> Result<(), ReactError> {
+        let now: DateTime<Utc> = sqlx::query_scalar("select clock_timestamp()")
+            .fetch_one(&self.pool)
+            .await?;
         let tokens: Vec<Uuid> = sqlx::query_scalar(
             "select id from access_tokens
              where removed_at is null and status = 'Active' and expires_at <= $1
              order by expires_at limit $2",
         )
-        .bind(self.clock.now())
+        .bind(now)
         .bind(EXPIRED)
         .fetch_all(&self.pool)
         .await?;
         for token_id in tokens {
-            self.commands
-                .deactivate_unasked(TokenId::from(token_id), DeactivationReason::Expired)
-                .await?;
+            self.commands.expire(TokenId::from(token_id), now).await?;
         }
         Ok(())
     }

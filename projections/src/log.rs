@@ -71,7 +71,20 @@ pub enum ReadLogError {
     },
 }
 
-/// The events after a position, in order, at most `limit`.
+/// Bytes of payload and metadata in one page, but for a single event that is larger.
+const MAX_PAGE_BYTES: i64 = 4 * 1024 * 1024;
+
+/// A stretch of the log.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Page {
+    /// In order, without a gap.
+    pub events: Vec<RecordedEvent>,
+    /// There was nothing after them when they were read.
+    pub is_last: bool,
+}
+
+/// The events after a position, in order: at most `limit`, and no more than a few megabytes, so that large events make
+/// small pages and every page gets through in its time.
 ///
 /// # Errors
 /// [`ReadLogError`]; nothing is returned of a page in which something is wrong.
@@ -79,16 +92,21 @@ pub async fn read_after(
     connection: &mut PgConnection,
     position: i64,
     limit: i64,
-) -> Result<Vec<RecordedEvent>, ReadLogError> {
+) -> Result<Page, ReadLogError> {
     let rows = sqlx::query(
-        "select position, recorded_at, organization_id, aggregate_type, aggregate_id, sequence, event_type, payload, metadata
-         from events
-         where position > $1
-         order by position
-         limit $2",
+        "select position, recorded_at, organization_id, aggregate_type, aggregate_id, sequence, event_type, payload,
+                metadata, found < $2 and count(*) over () = found as is_last
+         from (
+             select *, count(*) over () as found, coalesce(sum(pg_column_size(payload) + pg_column_size(metadata)) over (
+                 order by position rows between unbounded preceding and 1 preceding), 0) as bytes_before
+             from events where position > $1 order by position limit $2
+         ) page
+         where bytes_before < $3
+         order by position",
     )
     .bind(position)
     .bind(limit)
+    .bind(MAX_PAGE_BYTES)
     .fetch_all(connection)
     .await?;
     let mut events = Vec::with_capacity(rows.len());
@@ -99,7 +117,8 @@ pub async fn read_after(
         }
         events.push(recorded(row)?);
     }
-    Ok(events)
+    let is_last = rows.last().map_or(Ok(true), |row| row.try_get("is_last"))?;
+    Ok(Page { events, is_last })
 }
 
 /// The events of some streams in the order of the log, a page of them; for histories.

@@ -165,7 +165,7 @@ impl Runner {
     pub async fn step(&self) -> Result<i64, StepError> {
         let mut transaction = self.pool.begin().await?;
         let from = checkpoint::of_read_model(&mut transaction, self.read_model.name(), self.version).await?;
-        let events = read_after(&mut transaction, from, BATCH).await?;
+        let events = read_after(&mut transaction, from, BATCH).await?.events;
         let Some(to) = events.last().map(|event| event.position) else {
             return Ok(from);
         };
@@ -193,12 +193,18 @@ impl Runner {
         Ok(to)
     }
 
-    /// Steps until it has come to this position at least.
+    /// Steps until nothing is left to take; answers the checkpoint.
     ///
     /// # Errors
     /// [`StepError`]
-    pub async fn catch_up(&self, position: i64) -> Result<(), StepError> {
-        while self.step().await? < position {}
-        Ok(())
+    pub async fn catch_up(&self) -> Result<i64, StepError> {
+        let mut before = self.position().await?;
+        loop {
+            let at = self.step().await?;
+            if at == before {
+                return Ok(at);
+            }
+            before = at;
+        }
     }
 }

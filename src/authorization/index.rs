@@ -2,6 +2,7 @@
 //! read-through. Reading takes no lock; one task writes. A personal token points at its creator's entry, so one event
 //! changes all of a member's tokens at once.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -62,9 +63,13 @@ struct MemberEntry {
 }
 
 impl MemberEntry {
+    fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
+    }
+
     fn changed(&self) {
         let mut standing = self.member.load().standing();
-        standing.is_member &= !self.ended.load(Ordering::Relaxed);
+        standing.is_member &= !self.has_ended();
         self.standing.store(Arc::new(standing));
     }
 }
@@ -183,25 +188,49 @@ impl Index {
         );
     }
 
-    /// Takes the next event of the log. Only the tailer calls this, one event after the other.
-    pub(super) fn apply(&self, event: &RecordedEvent) {
-        match &event.fact {
-            Fact::AccessToken(fact) => self.apply_to_token(event, fact),
-            Fact::Member(fact) => self.apply_to_member(fact),
-            Fact::Organization(OrganizationEvent::Removed { organization_id }) => {
-                self.remove_organization(*organization_id);
+    /// Takes the next events of the log. Only the tailer calls this, one stretch after the other.
+    ///
+    /// Until the whole stretch is taken the position stays behind, so an answer in between is at least as new as it says.
+    pub(super) fn apply(&self, events: &[RecordedEvent]) {
+        // What a member may do is worked out once for a row of its events, not after each of them: a long history would be
+        // folded too often. But before anything else is taken, so that nothing overtakes it.
+        let mut changed = BTreeMap::new();
+        for event in events {
+            if let Fact::Member(fact) = &event.fact {
+                changed.insert(fact.subject(), self.apply_to_member(fact));
+                continue;
+            }
+            changed
+                .values()
+                .for_each(|entry: &Arc<MemberEntry>| entry.changed());
+            changed.clear();
+            match &event.fact {
+                Fact::AccessToken(fact) => self.apply_to_token(event, fact),
+                Fact::Organization(OrganizationEvent::Removed { organization_id }) => {
+                    self.remove_organization(*organization_id);
+                }
+                Fact::Member(_) => {}
             }
         }
-        self.position.send_replace(event.position);
+        changed.values().for_each(|entry| entry.changed());
+        if let Some(last) = events.last() {
+            self.position.send_replace(last.position);
+        }
     }
 
     fn apply_to_token(&self, event: &RecordedEvent, fact: &AccessTokenEvent) {
         if let AccessTokenEvent::Created(created) = fact {
+            let creator = self.member_entry(created.organization_id, created.creator_id);
             let mut token = AccessToken::default();
             token.apply(fact.clone());
             let entry = Arc::new(TokenEntry {
-                token: ArcSwap::from_pointee(token),
-                creator: self.member_entry(created.organization_id, created.creator_id),
+                // Made in the moment after its organization was removed: the reactor's word for it is on its way.
+                token: ArcSwap::from_pointee(if creator.has_ended() {
+                    removed(token)
+                } else {
+                    token
+                }),
+                creator,
                 organization_id: created.organization_id,
             });
             self.by_id.pin().insert(created.token_id, Arc::clone(&entry));
@@ -218,7 +247,7 @@ impl Index {
         }
     }
 
-    fn apply_to_member(&self, fact: &MemberEvent) {
+    fn apply_to_member(&self, fact: &MemberEvent) -> Arc<MemberEntry> {
         let (organization_id, member_id) = fact.subject();
         let entry = self.member_entry(organization_id, member_id);
         if matches!(fact, MemberEvent::Added { .. }) {
@@ -227,7 +256,7 @@ impl Index {
         let mut member = Member::clone(&entry.member.load());
         member.apply(fact.clone());
         entry.member.store(Arc::new(member));
-        entry.changed();
+        entry
     }
 
     fn remove_organization(&self, organization_id: OrganizationId) {
@@ -237,9 +266,9 @@ impl Index {
             .iter()
             .filter(|(_, entry)| entry.organization_id == organization_id)
         {
-            if let AccessToken::Live(token) = AccessToken::clone(&entry.token.load()) {
-                entry.token.store(Arc::new(AccessToken::Removed(token)));
-            }
+            entry
+                .token
+                .store(Arc::new(removed(AccessToken::clone(&entry.token.load()))));
         }
         for ((_, _), entry) in self
             .members
@@ -258,6 +287,13 @@ impl Index {
                 .pin()
                 .get_or_insert_with((organization_id, member_id), Arc::default),
         )
+    }
+}
+
+fn removed(token: AccessToken) -> AccessToken {
+    match token {
+        AccessToken::Live(token) => AccessToken::Removed(token),
+        AccessToken::Unknown | AccessToken::Removed(_) => token,
     }
 }
 

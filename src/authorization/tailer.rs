@@ -77,11 +77,9 @@ impl Tailer {
             .fetch_one(&mut *connection)
             .await?;
         self.clock.measured(now);
-        let events = read_after(&mut connection, self.index.position(), BATCH).await?;
-        for event in &events {
-            self.index.apply(event);
-        }
-        if i64::try_from(events.len()).unwrap_or(BATCH) < BATCH {
+        let page = read_after(&mut connection, self.index.position(), BATCH).await?;
+        self.index.apply(&page.events);
+        if page.is_last {
             // The read began after `as_of` and found the end of the log: nothing committed before it is missing.
             self.index.confirmed(as_of, self.max_staleness);
             return Ok(Read::All);

@@ -8,7 +8,7 @@ use domain::access_token::{
     AccessToken, AccessTokenCommand, Created, CreatorStanding, DeactivationReason, Token, TokenName,
     TokenType, Update,
 };
-use domain::ids::TokenId;
+use domain::ids::{OrganizationId, TokenId};
 use domain::member::Member;
 use domain::policy::Statement;
 use domain::secret::Secret;
@@ -49,7 +49,7 @@ impl Commands {
     /// Issues a token.
     ///
     /// # Errors
-    /// `Forbidden` where the caller may not, or a service token would exceed it; `NameTaken`.
+    /// `Forbidden` where the caller may not, or a service token would exceed it; `NameTaken`; `TooManyTokens`.
     pub async fn create_token(&self, caller: &Caller, new: NewToken) -> Result<Done<Issued>, CommandError> {
         let token_id = TokenId::from(Uuid::now_v7());
         let secret = Secret::generate(new.token_type.secret_kind(), random_bytes()?);
@@ -61,6 +61,7 @@ impl Commands {
             if !may_create(&creator, new.token_type) || !block_in_place(is_covered) {
                 return Err(CommandError::Forbidden);
             }
+            self.check_room(caller.organization_id).await?;
             unit.change_name(name_change(caller, token_id, new.name.key(), true));
             let created = Created {
                 token_id,
@@ -114,7 +115,8 @@ impl Commands {
                 unit.change_name(name_change(caller, token_id, name.key(), true));
                 unit.change_name(name_change(caller, token_id, token.name.key(), false));
             }
-            execute(&unit, token_id, AccessTokenCommand::Update(update.clone())).await?;
+            let command = AccessTokenCommand::Update(update.clone(), self.clock.now());
+            execute(&unit, token_id, command).await?;
             if let Some(position) = self.finish(&unit, token_id).await? {
                 return Ok(Done { value: (), position });
             }
@@ -197,34 +199,62 @@ impl Commands {
             let unit = self.unit(&Actor::Member(caller.clone()));
             let member = load_caller(&unit, caller).await?;
             let token = match unit.load::<AccessToken>(&token_id.to_string()).await? {
-                AccessToken::Live(token) | AccessToken::Removed(token)
-                    if token.organization_id == caller.organization_id =>
-                {
-                    token
+                AccessToken::Live(token) if token.organization_id == caller.organization_id => token,
+                gone_or_never_there => {
+                    return self
+                        .nothing_to_remove(caller, &member, token_id, &gone_or_never_there)
+                        .await;
                 }
-                _ if [TokenType::Personal, TokenType::Service]
-                    .iter()
-                    .any(|&any| may_create(&member, any)) =>
-                {
-                    return Ok(Done {
-                        value: (),
-                        position: 0,
-                    });
-                }
-                _ => return Err(CommandError::Forbidden),
             };
             if !is_permitted(caller, &member, &token, Change::Disarm) {
                 return Err(CommandError::Forbidden);
             }
             execute(&unit, token_id, AccessTokenCommand::Remove).await?;
-            if unit.staged_events() > 0 {
-                unit.change_name(name_change(caller, token_id, token.name.key(), false));
-            }
+            unit.change_name(name_change(caller, token_id, token.name.key(), false));
             if let Some(position) = self.finish(&unit, token_id).await? {
                 return Ok(Done { value: (), position });
             }
             attempts.again().await?;
         }
+    }
+
+    /// Is there room for one more token? Looked at before the append: parallel creations may go over by their number.
+    async fn check_room(&self, organization_id: OrganizationId) -> Result<(), CommandError> {
+        // Each token that is not removed has its name.
+        let live: i64 =
+            sqlx::query_scalar("select count(*) from access_token_names where organization_id = $1")
+                .bind(organization_id.as_uuid())
+                .fetch_one(&self.pool)
+                .await?;
+        if live < i64::from(self.max_tokens) {
+            Ok(())
+        } else {
+            Err(CommandError::TooManyTokens)
+        }
+    }
+
+    /// Where a token was removed already, or never was one of the caller's organization, there is nothing left to do; whoever
+    /// may remove tokens at all is told so.
+    async fn nothing_to_remove(
+        &self,
+        caller: &Caller,
+        member: &Member,
+        token_id: TokenId,
+        token: &AccessToken,
+    ) -> Result<Done<()>, CommandError> {
+        if ![TokenType::Personal, TokenType::Service]
+            .iter()
+            .any(|&any| may_create(member, any))
+        {
+            return Err(CommandError::Forbidden);
+        }
+        let position = match token {
+            AccessToken::Removed(token) if token.organization_id == caller.organization_id => {
+                self.position_of::<AccessToken>(&token_id.to_string()).await?
+            }
+            _ => 0,
+        };
+        Ok(Done { value: (), position })
     }
 
     /// Appends what was decided; the position, or none on a conflict. Where nothing had to change nothing is appended.

@@ -29,6 +29,7 @@ pub struct Commands {
     pool: PgPool,
     appender: Appender,
     clock: Clock,
+    max_tokens: u32,
 }
 
 /// Who asks for a command, as each of its events will say.
@@ -71,6 +72,9 @@ pub enum CommandError {
     /// There is no such token in the caller's organization.
     #[error("no such token")]
     NotFound,
+    /// The organization has as many tokens as it may have.
+    #[error("the organization has too many tokens")]
+    TooManyTokens,
     /// Another token of the organization has the name.
     #[error("the name is taken")]
     NameTaken,
@@ -116,13 +120,14 @@ impl From<AppendError> for CommandError {
 }
 
 impl Commands {
-    /// Commands that write through this appender.
+    /// Commands that write through this appender, for organizations of at most so many tokens.
     #[must_use]
-    pub fn new(pool: PgPool, appender: Appender, clock: Clock) -> Self {
+    pub fn new(pool: PgPool, appender: Appender, clock: Clock, max_tokens: u32) -> Self {
         Self {
             pool,
             appender,
             clock,
+            max_tokens,
         }
     }
 

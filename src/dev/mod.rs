@@ -79,6 +79,9 @@ pub enum DevError {
     /// The demo organization.
     #[error("the demo organization could not be made: {0}")]
     Demo(String),
+    /// A task of the service has ended.
+    #[error("a task has ended that the service can't do without")]
+    Failed,
     /// It did not get ready.
     #[error("the service did not get ready in {} s: {state}", READY_PATIENCE.as_secs())]
     NotReady {
@@ -156,7 +159,7 @@ async fn run_service(
         intake.cluster_id = cluster_id;
     }
     let app = App::start(config).await?;
-    let ran = async {
+    let ready_and_told = async {
         demo::populate(&app.commands).await?;
         get_ready(&app, &pool).await?;
         let screen = first_screen::Screen {
@@ -174,10 +177,14 @@ async fn run_service(
             source,
         })?;
         first_screen::print(&screen, file);
-        told_to_stop.await;
-        Ok(())
-    }
-    .await;
+        app.failed().await;
+        Err(DevError::Failed)
+    };
+    // Also while it gets ready.
+    let ran = tokio::select! {
+        ran = ready_and_told => ran,
+        () = told_to_stop => Ok(()),
+    };
     tracing::info!("stopping");
     app.stop().await;
     pool.close().await;

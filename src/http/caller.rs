@@ -15,8 +15,8 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode};
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::Service;
 use super::problem::Problem;
+use super::{POSITION_PATIENCE, Service, at_least_position};
 use crate::authorization::Subject;
 use crate::commands::Caller;
 
@@ -84,7 +84,9 @@ impl FromRequestParts<Service> for KnownCaller {
         let organization_id = single(&parts.headers, "organization")
             .and_then(|text| text.parse::<OrganizationId>().ok())
             .ok_or(Problem::Forbidden)?;
-        if !service.index.is_fresh() {
+        // Who the caller is, and what it may do, as of the position it wants to see at least.
+        let position = at_least_position(&parts.headers)?;
+        if !service.index.reached(position, POSITION_PATIENCE).await || !service.index.is_fresh() {
             return Err(Problem::Unavailable);
         }
         let member = service

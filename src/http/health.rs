@@ -20,9 +20,18 @@ pub struct Vitals {
     /// The last position this node appended.
     pub appended: watch::Receiver<i64>,
     /// How far each read model has come.
-    pub read_models: Vec<(ReadModel, watch::Receiver<i64>)>,
+    pub read_models: Vec<(ReadModel, watch::Receiver<Progress>)>,
     /// How the intake is.
     pub intake: watch::Receiver<IntakeState>,
+}
+
+/// How a read model is doing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// The last position it holds.
+    pub position: i64,
+    /// Why it does not go on.
+    pub error: Option<String>,
 }
 
 impl Vitals {
@@ -34,7 +43,7 @@ impl Vitals {
     pub(super) async fn read_models_reach(&self, position: i64, patience: Duration) -> bool {
         let all = async {
             for (_, seen) in &self.read_models {
-                if seen.clone().wait_for(|at| *at >= position).await.is_err() {
+                if seen.clone().wait_for(|at| at.position >= position).await.is_err() {
                     return false;
                 }
             }
@@ -43,6 +52,9 @@ impl Vitals {
         tokio::time::timeout(patience, all).await.unwrap_or(false)
     }
 }
+
+/// Events that a read model may be behind while it counts as caught up: it is always a few behind under load.
+const MAX_LAG: i64 = 1000;
 
 /// `GET /health/liveness`
 pub(super) async fn liveness() -> Response {
@@ -59,12 +71,22 @@ pub(super) async fn readiness(State(service): State<Service>) -> Response {
     if let Some(reason) = intake.obstacle() {
         reasons.push(reason);
     }
-    let read_models: BTreeMap<&str, i64> = service
-        .vitals
-        .read_models
-        .iter()
-        .map(|(model, at)| (model.name(), *at.borrow()))
-        .collect();
+    let mut read_models = BTreeMap::new();
+    for (read_model, progress) in &service.vitals.read_models {
+        let (name, progress) = (read_model.name(), progress.borrow().clone());
+        read_models.insert(name, progress.position);
+        if progress.error.is_some() {
+            reasons.push(format!(
+                "read model {name} has stopped at position {}",
+                progress.position
+            ));
+        } else if service.index.position().saturating_sub(progress.position) > MAX_LAG {
+            reasons.push(format!(
+                "read model {name} is not caught up: at position {}",
+                progress.position
+            ));
+        }
+    }
     let parked = parked_messages(&service).await;
     if parked.is_none() {
         reasons.push("the database is out of reach".to_owned());

@@ -23,9 +23,8 @@ use sqlx::PgPool;
 use tower_http::cors::{AllowHeaders, Any, CorsLayer};
 use uuid::Uuid;
 
-pub(crate) use body::has_nul;
 pub use caller::JwtVerifier;
-pub use health::Vitals;
+pub use health::{Progress, Vitals};
 use problem::Problem;
 
 use crate::authorization::Index;

@@ -29,6 +29,8 @@ pub(super) enum Problem {
     TooLarge,
     /// Another token has the name.
     NameHasBeenUsed,
+    /// The organization has as many tokens as it may have.
+    TooManyTokens,
     /// The token can't be made what is asked.
     Refused(AccessTokenRefusal),
     /// The store is out of reach, or the position asked for is not reached in time.
@@ -48,6 +50,7 @@ impl Problem {
             Self::Conflict | Self::Refused(AccessTokenRefusal::AlreadyExists) => StatusCode::CONFLICT,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NameHasBeenUsed
+            | Self::TooManyTokens
             | Self::Refused(
                 AccessTokenRefusal::PermissionsAreFixed
                 | AccessTokenRefusal::TokenIsExpired
@@ -68,6 +71,7 @@ impl Problem {
             Self::Conflict | Self::Refused(AccessTokenRefusal::AlreadyExists) => "Conflict",
             Self::TooLarge => "PayloadTooLarge",
             Self::NameHasBeenUsed => "NameHasBeenUsed",
+            Self::TooManyTokens => "TooManyAccessTokens",
             Self::Refused(AccessTokenRefusal::PermissionsAreFixed) => "PermissionsAreFixed",
             Self::Refused(AccessTokenRefusal::TokenIsExpired) => "TokenIsExpired",
             Self::Refused(AccessTokenRefusal::CreatorIsNotAMember) => "CreatorIsNotAMember",
@@ -111,6 +115,7 @@ impl From<CommandError> for Problem {
             CommandError::Forbidden => Self::Forbidden,
             CommandError::NotFound => Self::NotFound,
             CommandError::NameTaken => Self::NameHasBeenUsed,
+            CommandError::TooManyTokens => Self::TooManyTokens,
             CommandError::Refused(refusal) => Self::Refused(refusal),
             CommandError::Conflict => Self::Conflict,
             CommandError::Unavailable(_) => {

@@ -10,9 +10,10 @@ use ipnet::IpNet;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::body::{Fields, has_nul};
+use super::body::Fields;
 use super::problem::Problem;
 use crate::commands::access_tokens::NewToken;
+use crate::log::has_nul;
 
 /// Statements of a token.
 const MAX_STATEMENTS: usize = 200;

@@ -9,8 +9,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::commands::membership::{About, MembershipEvent, Message, RawMessage, Unusable};
-use crate::http::has_nul;
-use crate::log::{InboxKey, Profile};
+use crate::log::{InboxKey, Profile, has_nul};
 
 /// What the content type of structured mode begins with.
 const CLOUD_EVENTS: &str = "application/cloudevents";

@@ -11,6 +11,7 @@ use sqlx::PgPool;
 use sqlx::Row;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -149,7 +150,8 @@ impl AppenderTask {
             .into_iter()
             .map(|waiting| (waiting.request, waiting.answer))
             .unzip();
-        match self.append_patiently(&requests).await {
+        let give_up = Instant::now() + PATIENCE;
+        match self.append_patiently(&requests, give_up).await {
             Ok(outcomes) => {
                 self.publish(&outcomes);
                 for (answer, outcome) in answers.into_iter().zip(outcomes) {
@@ -160,7 +162,9 @@ impl AppenderTask {
             Err(AppendError::Refused(error)) if requests.len() > 1 => {
                 tracing::error!(%error, requests = requests.len(), "a batch was refused, its requests are tried alone");
                 for (request, answer) in requests.into_iter().zip(answers) {
-                    let outcome = self.append_patiently(std::slice::from_ref(&request)).await;
+                    let outcome = self
+                        .append_patiently(std::slice::from_ref(&request), give_up)
+                        .await;
                     self.publish(outcome.as_deref().unwrap_or_default());
                     let first = outcome
                         .and_then(|outcomes| outcomes.first().copied().ok_or(AppendError::Unavailable));
@@ -191,13 +195,16 @@ impl AppenderTask {
 
     /// Resubmits while the database is out of reach: what did commit before the connection broke comes back as a
     /// duplicate of the same command, with its positions.
-    async fn append_patiently(&self, requests: &[AppendRequest]) -> Result<Vec<AppendOutcome>, AppendError> {
-        let give_up = tokio::time::Instant::now() + PATIENCE;
+    async fn append_patiently(
+        &self,
+        requests: &[AppendRequest],
+        give_up: Instant,
+    ) -> Result<Vec<AppendOutcome>, AppendError> {
         loop {
             match append_to_log(&self.pool, requests).await {
                 Ok(outcomes) => return Ok(outcomes),
                 Err(error) if !may_pass(&error) => return Err(AppendError::Refused(Arc::new(error))),
-                Err(error) if tokio::time::Instant::now() >= give_up => {
+                Err(error) if Instant::now() >= give_up => {
                     tracing::error!(%error, requests = requests.len(), "the log is out of reach");
                     return Err(AppendError::Unavailable);
                 }

@@ -3,6 +3,7 @@
 
 mod appender;
 mod request;
+mod text;
 mod unit_of_work;
 
 pub use appender::{AppendError, Appender, AppenderTask};
@@ -10,4 +11,5 @@ pub use request::{
     AppendOutcome, AppendRequest, InboxKey, NameChange, NewEvent, OffsetMove, ParkedMessage, Partition,
     Profile, Stream,
 };
+pub use text::has_nul;
 pub use unit_of_work::{UnitError, UnitOfWork};

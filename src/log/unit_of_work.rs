@@ -243,10 +243,15 @@ fn unit_error<E: std::error::Error>(error: AggregateError<E>) -> UnitError {
         AggregateError::DatabaseConnectionError(error) => {
             UnitError::Read(sqlx::Error::Io(std::io::Error::other(error)))
         }
+        // postgres-es has no kind of its own for a pool that timed out or a server that stops; an event that could not be
+        // staged comes this way too, and says so itself.
+        AggregateError::UnexpectedError(error) => match error.downcast::<UnitError>() {
+            Ok(error) => *error,
+            Err(error) => UnitError::Read(sqlx::Error::Io(std::io::Error::other(error))),
+        },
         AggregateError::UserError(_)
         | AggregateError::AggregateConflict
-        | AggregateError::DeserializationError(_)
-        | AggregateError::UnexpectedError(_) => UnitError::Load(error.to_string()),
+        | AggregateError::DeserializationError(_) => UnitError::Load(error.to_string()),
     }
 }
 

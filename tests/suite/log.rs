@@ -212,6 +212,7 @@ async fn a_reader_that_tails_many_writers_sees_every_event_once_and_in_order() {
         for event in projections::log::read_after(&mut connection, position, 50)
             .await
             .unwrap()
+            .events
         {
             position = event.position;
             assert!(ids.insert((event.aggregate_id, event.sequence)), "nothing twice");

@@ -12,8 +12,8 @@ use crate::policy::Statement;
 pub enum AccessTokenCommand {
     /// Issue it.
     Create(Box<Created>),
-    /// Change what may be changed; absent: leave as it is.
-    Update(Update),
+    /// Change what may be changed, at this time; absent: leave as it is.
+    Update(Update, DateTime<Utc>),
     /// Let it be used (again).
     Activate(CreatorStanding),
     /// Stop it until it is activated.

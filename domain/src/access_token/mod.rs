@@ -181,7 +181,11 @@ impl Token {
         }]
     }
 
-    fn update(&self, update: Update) -> Result<Vec<AccessTokenEvent>, AccessTokenRefusal> {
+    fn update(
+        &self,
+        update: Update,
+        now: DateTime<Utc>,
+    ) -> Result<Vec<AccessTokenEvent>, AccessTokenRefusal> {
         let (token_id, organization_id) = (self.id, self.organization_id);
         if self.token_type == TokenType::Service
             && update
@@ -214,6 +218,12 @@ impl Token {
                 organization_id,
                 expires_at,
             });
+        // Its time was over, whether or not that was written down by now: with a new expiry it still has to be activated.
+        let expired = expiry
+            .as_ref()
+            .filter(|_| self.is_expired(now))
+            .map(|_| DeactivationReason::Expired);
+        let stopped = expired.map(|reason| self.deactivate(reason)).unwrap_or_default();
         let addresses = update
             .allowed_ips
             .filter(|allowed_ips| *allowed_ips != self.allowed_ips)
@@ -222,9 +232,9 @@ impl Token {
                 organization_id,
                 allowed_ips,
             });
-        Ok([renamed, described, expiry, addresses]
+        Ok(stopped
             .into_iter()
-            .flatten()
+            .chain([renamed, described, expiry, addresses].into_iter().flatten())
             .collect())
     }
 }
@@ -263,7 +273,7 @@ impl AccessToken {
             (Self::Live(_) | Self::Removed(_), AccessTokenCommand::Create(_)) => {
                 Err(AccessTokenRefusal::AlreadyExists)
             }
-            (Self::Live(token), AccessTokenCommand::Update(update)) => token.update(update),
+            (Self::Live(token), AccessTokenCommand::Update(update, now)) => token.update(update, now),
             (Self::Live(token), AccessTokenCommand::Activate(creator)) => token.activate(creator),
             (Self::Live(token), AccessTokenCommand::Deactivate(reason)) => Ok(token.deactivate(reason)),
             (Self::Live(token), AccessTokenCommand::Remove) => Ok(vec![AccessTokenEvent::Removed {

@@ -103,7 +103,7 @@ fn activate(creator: CreatorStanding) -> AccessTokenCommand {
 }
 
 fn update(update: Update) -> AccessTokenCommand {
-    AccessTokenCommand::Update(update)
+    AccessTokenCommand::Update(update, at(0))
 }
 
 fn claiming(statements: Vec<Statement>) -> AccessTokenCommand {
@@ -328,6 +328,30 @@ async fn a_personal_tokens_statements_are_ignored_by_an_update_so_that_none_does
             .when_async(claiming(claimed))
             .await
             .then_expect_events(vec![]);
+    }
+}
+
+/// Tried without `stopped` in `update`: the token comes back to life by itself, or not, as the reactor was slow or fast.
+#[tokio::test]
+async fn a_new_expiry_does_not_bring_an_expired_token_back_to_life() {
+    let later = || Update {
+        expires_at: Some(Some(at(9))),
+        ..Update::default()
+    };
+    let stopped = AccessTokenEvent::Deactivated {
+        token_id: token_id(),
+        organization_id: organization(),
+        reason: DeactivationReason::Expired,
+    };
+    for (now, expected) in [
+        (at(4), vec![expiry(Some(at(9)))]),
+        (at(5), vec![stopped, expiry(Some(at(9)))]),
+    ] {
+        TestFramework::<AccessToken>::with(())
+            .given(vec![expiring(TokenType::Service, at(5))])
+            .when_async(AccessTokenCommand::Update(later(), now))
+            .await
+            .then_expect_events(expected);
     }
 }
 

@@ -64,11 +64,14 @@ pub async fn log_is_whole(pool: &PgPool) -> i64 {
 pub async fn read_models_equal_a_replay(pool: &PgPool, head: i64) {
     for read_model in ReadModel::ALL {
         let live = Runner::live(pool.clone(), read_model);
-        live.catch_up(head).await.expect("the live read model catches up");
+        assert_eq!(
+            live.catch_up().await.expect("the live read model catches up"),
+            head
+        );
         let replay = Runner::beside(pool.clone(), read_model, 1000)
             .await
             .expect("a replay");
-        replay.catch_up(head).await.expect("the replay");
+        assert_eq!(replay.catch_up().await.expect("the replay"), head);
         let (name, live, replay) = (
             read_model.name(),
             live.schema().to_owned(),
