@@ -49,6 +49,14 @@ struct Dev {
     told: Value,
 }
 
+impl Drop for Dev {
+    /// Nothing runs on after a test that failed.
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
 impl Dev {
     async fn start(dir: &Path, arguments: &[&str]) -> Self {
         // One that was killed leaves its own behind, and this test is faster than the next one clears it away.
@@ -61,17 +69,19 @@ impl Dev {
             .stderr(Stdio::inherit())
             .spawn()
             .unwrap();
+        let mut dev = Self {
+            child,
+            told: Value::Null,
+        };
         let since = Instant::now();
-        loop {
-            if let Ok(text) = std::fs::read_to_string(dir.join("dev.json")) {
-                return Self {
-                    child,
-                    told: serde_json::from_str(&text).unwrap(),
-                };
-            }
+        while dev.told.is_null() {
             assert!(since.elapsed() < READY, "dev is ready");
             tokio::time::sleep(Duration::from_millis(50)).await;
+            if let Ok(text) = std::fs::read_to_string(dir.join("dev.json")) {
+                dev.told = serde_json::from_str(&text).unwrap();
+            }
         }
+        dev
     }
 
     fn text(&self, name: &str) -> &str {

@@ -6,7 +6,6 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::as_conversions,
-    clippy::print_stderr,
     reason = "a test that can't go on fails by panicking"
 )]
 #![allow(missing_docs, unreachable_pub, reason = "tests are read, not called")]
