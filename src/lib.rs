@@ -1,5 +1,15 @@
 //! The access-token authority for FeatBit: the rooms of the service. `app` puts them together, `main` is the command
 //! line.
+//!
+//! Floors, from the ground; a file imports only from floors below its own:
+//!
+//! 1. the crates `domain` and `projections`; [`report`], [`clock`]
+//! 2. [`log`] (the write side), [`follow`] (who is woken by it), [`schema`]
+//! 3. [`commands`] (the only writer), [`authorization`] (decisions from memory)
+//! 4. [`intake`], [`reactor`]
+//! 5. [`http`]
+//! 6. [`config`], [`app`]
+//! 7. [`dev`], and `main`
 
 pub mod app;
 pub mod authorization;
