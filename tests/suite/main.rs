@@ -6,6 +6,7 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::as_conversions,
+    clippy::print_stderr,
     reason = "a test that can't go on fails by panicking"
 )]
 #![allow(missing_docs, unreachable_pub, reason = "tests are read, not called")]
@@ -15,6 +16,7 @@ mod crash;
 mod evaluation;
 mod fence;
 mod hostile;
+mod intake;
 mod log;
 mod management;
 mod support;

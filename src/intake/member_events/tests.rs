@@ -402,7 +402,7 @@ fn an_identity_has_1024_bytes_at_most() {
     }
 }
 
-/// Tried without it: two ids that are not UTF-8 were one, and the second event was taken for a repeat.
+/// Or else two ids that are not UTF-8 are one, and the second event is taken for a repeat.
 #[test]
 fn an_identity_that_was_not_utf8_is_none() {
     let body = with(revoked(), "", "id", json!("\u{fffd}"));

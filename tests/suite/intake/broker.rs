@@ -118,12 +118,15 @@ impl Broker {
     /// Writes these, and waits until the broker has them.
     pub(super) fn send(&self, messages: &[Sent]) {
         for message in messages {
-            let headers = message.headers.iter().fold(OwnedHeaders::new(), |headers, (key, value)| {
-                headers.insert(Header {
-                    key,
-                    value: Some(value),
-                })
-            });
+            let headers = message
+                .headers
+                .iter()
+                .fold(OwnedHeaders::new(), |headers, (key, value)| {
+                    headers.insert(Header {
+                        key,
+                        value: Some(value),
+                    })
+                });
             let mut record: BaseRecord<'_, Vec<u8>, Vec<u8>> = BaseRecord::to(&self.topic).headers(headers);
             record.key = message.key.as_ref();
             record.payload = message.payload.as_ref();
@@ -133,7 +136,9 @@ impl Broker {
                 .map_err(|(error, _)| error)
                 .expect("a message is taken");
         }
-        self.producer.flush(PATIENCE).expect("the messages are with the broker");
+        self.producer
+            .flush(PATIENCE)
+            .expect("the messages are with the broker");
     }
 
     pub(super) fn settings(&self) -> Vec<(&'static str, String)> {
@@ -170,17 +175,24 @@ impl Broker {
             high
         });
         let ends = ends.collect();
-        (consumer.client().fetch_cluster_id(PATIENCE).expect("a cluster id"), ends)
+        (
+            consumer
+                .client()
+                .fetch_cluster_id(PATIENCE)
+                .expect("a cluster id"),
+            ends,
+        )
     }
 
     /// The stored offsets are the ends of the partitions.
     pub(super) async fn everything_was_consumed(&self, pool: &PgPool) {
         let (cluster_id, ends) = self.ends();
-        let stored: Vec<(String, String, i32, i64)> =
-            sqlx::query_as("select cluster_id, topic, partition, next_offset from kafka_offsets order by partition")
-                .fetch_all(pool)
-                .await
-                .unwrap();
+        let stored: Vec<(String, String, i32, i64)> = sqlx::query_as(
+            "select cluster_id, topic, partition, next_offset from kafka_offsets order by partition",
+        )
+        .fetch_all(pool)
+        .await
+        .unwrap();
         let expected: Vec<_> = (0..)
             .zip(ends)
             .filter(|(_, end)| *end > 0)
@@ -197,10 +209,11 @@ fn name() -> String {
 /// Waits until this many messages were consumed, and decisions hold what came of them.
 pub(super) async fn consumed(app: &TestApp, messages: usize) {
     soon("the messages are consumed", async || {
-        let stored: i64 = sqlx::query_scalar("select coalesce(sum(next_offset), 0)::bigint from kafka_offsets")
-            .fetch_one(&app.database.pool)
-            .await
-            .unwrap();
+        let stored: i64 =
+            sqlx::query_scalar("select coalesce(sum(next_offset), 0)::bigint from kafka_offsets")
+                .fetch_one(&app.database.pool)
+                .await
+                .unwrap();
         (stored >= i64::try_from(messages).unwrap()).then_some(())
     })
     .await;
@@ -213,15 +226,21 @@ pub(super) async fn intake_is(app: &TestApp, what: &str, is: impl Fn(&IntakeStat
 }
 
 pub(super) async fn is_reading(app: &TestApp) {
-    intake_is(app, "reading", |state| {
-        matches!(state, IntakeState::Reading { partitions } if *partitions > 0)
-    })
+    intake_is(
+        app,
+        "reading",
+        |state| matches!(state, IntakeState::Reading { partitions } if *partitions > 0),
+    )
     .await;
 }
 
 /// The readiness endpoint's status and body.
 pub(super) async fn readiness(app: &TestApp) -> (u16, Value) {
-    let answer = app.request(reqwest::Method::GET, "/health/readiness").send().await.unwrap();
+    let answer = app
+        .request(reqwest::Method::GET, "/health/readiness")
+        .send()
+        .await
+        .unwrap();
     (answer.status().as_u16(), answer.json().await.unwrap())
 }
 

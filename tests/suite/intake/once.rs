@@ -10,7 +10,9 @@ use featbit_tokens::intake::member_events::understand;
 use featbit_tokens::log::{OffsetMove, Partition};
 use sqlx::PgPool;
 
-use super::broker::{Broker, PARTITIONS, Sent, becomes_ready, consumed, intake_is, is_reading, readiness, soon};
+use super::broker::{
+    Broker, PARTITIONS, Sent, becomes_ready, consumed, intake_is, is_reading, readiness, soon,
+};
 use super::on_each_broker;
 use super::somebody::Somebody;
 use crate::support::check::{log_is_whole, read_models_equal_a_replay};
@@ -36,7 +38,12 @@ struct Load {
 impl Load {
     fn new(members: usize, events: i64) -> Self {
         let members: Vec<Somebody> = (0..members).map(|_| Somebody::new()).collect();
-        let mut load = Self { members, events, messages: Vec::new(), garbage: Vec::new() };
+        let mut load = Self {
+            members,
+            events,
+            messages: Vec::new(),
+            garbage: Vec::new(),
+        };
         for version in 1..=events {
             for (nth, member) in load.members.iter().enumerate() {
                 let event = member.granted(version, &format!("s{version}"));
@@ -100,9 +107,16 @@ async fn a_node_whose_offset_was_moved_by_a_rival_takes_nothing_twice(broker: Br
     let somebody = Somebody::new();
     broker.send(&[Sent::structured(&somebody.granted(1, "a")).to(0)]);
     consumed(&app, 1).await;
-    let cluster_id: String = sqlx::query_scalar("select cluster_id from kafka_offsets").fetch_one(pool).await.unwrap();
+    let cluster_id: String = sqlx::query_scalar("select cluster_id from kafka_offsets")
+        .fetch_one(pool)
+        .await
+        .unwrap();
     // The rival is handed the next message first, and takes it while this node believes the partition to be its own.
-    let partition = Partition { cluster_id, topic: broker.topic.clone(), partition: 0 };
+    let partition = Partition {
+        cluster_id,
+        topic: broker.topic.clone(),
+        partition: 0,
+    };
     let rival = Poll {
         messages: vec![understand(RawMessage {
             partition: Some(partition.clone()),
@@ -110,20 +124,30 @@ async fn a_node_whose_offset_was_moved_by_a_rival_takes_nothing_twice(broker: Br
             payload: Some(b"garbage".to_vec()),
             ..RawMessage::default()
         })],
-        offset: Some(OffsetMove { partition, expected: Some(1), next_offset: 2 }),
+        offset: Some(OffsetMove {
+            partition,
+            expected: Some(1),
+            next_offset: 2,
+        }),
     };
     assert_eq!(app.app.commands.take_poll(&rival).await.unwrap().parked, 1);
-    broker.send(&[Sent::garbage("garbage").to(0), Sent::structured(&somebody.granted(2, "b")).to(0)]);
+    broker.send(&[
+        Sent::garbage("garbage").to(0),
+        Sent::structured(&somebody.granted(2, "b")).to(0),
+    ]);
     consumed(&app, 3).await;
     assert_eq!(somebody.heard(pool).await, [1, 2]);
-    let parked: i64 = sqlx::query_scalar("select count(*) from parked_messages").fetch_one(pool).await.unwrap();
+    let parked: i64 = sqlx::query_scalar("select count(*) from parked_messages")
+        .fetch_one(pool)
+        .await
+        .unwrap();
     assert_eq!(parked, 1);
     becomes_ready(&app).await;
     broker.everything_was_consumed(pool).await;
     app.stop().await;
 }
 
-/// Tried: with `auto.offset.reset` at `earliest` the partition is read from its beginning.
+/// Tried: with `auto.offset.reset` at `earliest` nothing stops.
 async fn an_offset_out_of_range_stops_its_partition_and_is_never_reset(broker: Broker) {
     let (skipped, read) = (Somebody::new(), Somebody::new());
     broker.send(&[
@@ -149,12 +173,16 @@ async fn an_offset_out_of_range_stops_its_partition_and_is_never_reset(broker: B
         Sent::structured(&skipped.granted(2, "a")).to(0),
         Sent::structured(&read.granted(2, "b")).to(1),
     ]);
-    soon("the other partition is read", async || (read.heard(pool).await == [1, 2]).then_some(())).await;
+    soon("the other partition is read", async || {
+        (read.heard(pool).await == [1, 2]).then_some(())
+    })
+    .await;
     assert!(skipped.heard(pool).await.is_empty());
-    let stored: Vec<(i32, i64)> = sqlx::query_as("select partition, next_offset from kafka_offsets order by partition")
-        .fetch_all(pool)
-        .await
-        .unwrap();
+    let stored: Vec<(i32, i64)> =
+        sqlx::query_as("select partition, next_offset from kafka_offsets order by partition")
+            .fetch_all(pool)
+            .await
+            .unwrap();
     assert_eq!(stored, [(0, 1000), (1, 2)]);
     assert_eq!(readiness(&app).await.0, 503, "until somebody has looked at it");
     app.stop().await;
@@ -165,7 +193,11 @@ struct Process(Child);
 
 impl Process {
     fn start(broker: &Broker, database: &TestDatabase) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
         let child = Command::new(env!("CARGO_BIN_EXE_featbit-tokens"))
             .arg("serve")
             .env("DATABASE_URL", &database.url)
@@ -195,15 +227,23 @@ async fn a_killed_nodes_partitions_are_taken_over(broker: Broker) {
     let database = TestDatabase::new().await;
     broker.send(first);
     let process = Process::start(&broker, &database);
-    soon("the process reads alone", async || (offsets(&database.pool).await == first.len()).then_some(())).await;
-    let app = broker.node_on(database.clone()).await;
-    intake_is(&app, "both read", |state| {
-        matches!(state, IntakeState::Reading { partitions } if (1..3).contains(partitions))
+    soon("the process reads alone", async || {
+        (offsets(&database.pool).await == first.len()).then_some(())
     })
+    .await;
+    let app = broker.node_on(database.clone()).await;
+    intake_is(
+        &app,
+        "both read",
+        |state| matches!(state, IntakeState::Reading { partitions } if (1..3).contains(partitions)),
+    )
     .await;
     // Both have something in hand when one of them is killed.
     broker.send(second);
-    soon("they get on", async || (offsets(&database.pool).await > first.len()).then_some(())).await;
+    soon("they get on", async || {
+        (offsets(&database.pool).await > first.len()).then_some(())
+    })
+    .await;
     drop(process);
     broker.send(third);
     consumed(&app, load.messages.len()).await;
@@ -220,7 +260,8 @@ async fn a_killed_nodes_partitions_are_taken_over(broker: Broker) {
 /// One node leaves while the other has messages in hand that the store does not take: the other is assigned everything
 /// anew, and reads from the stored offsets what it has in hand already.
 ///
-/// Tried: with `stay_in_group` always true and without the look at the offset in `add`, garbage is parked twice.
+/// Tried: with the number of the assignment ignored and without the look at the offset in `add` garbage is parked twice,
+/// on Apache Kafka; the embedded broker rebalances only when the store is back.
 async fn what_was_read_before_a_rebalance_is_not_taken_twice_after_the_store_was_away(broker: Broker) {
     let load = Load::new(30, 10);
     let database = TestDatabase::new().await;
@@ -229,19 +270,27 @@ async fn what_was_read_before_a_rebalance_is_not_taken_twice_after_the_store_was
     let app = broker.node_on(database.clone()).await;
     let other = broker.node_on(database.clone()).await;
     for node in [&app, &other] {
-        intake_is(node, "both read", |state| {
-            matches!(state, IntakeState::Reading { partitions } if (1..3).contains(partitions))
-        })
+        intake_is(
+            node,
+            "both read",
+            |state| matches!(state, IntakeState::Reading { partitions } if (1..3).contains(partitions)),
+        )
         .await;
     }
     consumed(&app, 30).await;
     away(&database).await;
     broker.send(&load.messages[30..]);
-    intake_is(&app, "the store is missed", |state| *state == IntakeState::Waiting).await;
+    intake_is(&app, "the store is missed", |state| {
+        *state == IntakeState::Waiting
+    })
+    .await;
     assert_eq!(readiness(&app).await.0, 503);
     let stopping = std::time::Instant::now();
     other.stop().await;
-    assert!(stopping.elapsed() < Duration::from_secs(15), "it stops though the store is away");
+    assert!(
+        stopping.elapsed() < Duration::from_secs(15),
+        "it stops though the store is away"
+    );
     // The rebalance has come: the assignment waits for the stored offsets, or is not there yet.
     tokio::time::sleep(Duration::from_secs(1)).await;
     back(&database).await;
@@ -257,7 +306,10 @@ async fn what_was_read_before_a_rebalance_is_not_taken_twice_after_the_store_was
 pub(super) async fn away(database: &TestDatabase) {
     let mut admin = admin(database).await;
     let name = name(database);
-    sqlx::raw_sql(&format!("alter database {name} with allow_connections false")).execute(&mut admin).await.unwrap();
+    sqlx::raw_sql(&format!("alter database {name} with allow_connections false"))
+        .execute(&mut admin)
+        .await
+        .unwrap();
     sqlx::query("select pg_terminate_backend(pid) from pg_stat_activity where datname = $1")
         .bind(name)
         .execute(&mut admin)
@@ -268,7 +320,10 @@ pub(super) async fn away(database: &TestDatabase) {
 pub(super) async fn back(database: &TestDatabase) {
     let name = name(database);
     let mut admin = admin(database).await;
-    sqlx::raw_sql(&format!("alter database {name} with allow_connections true")).execute(&mut admin).await.unwrap();
+    sqlx::raw_sql(&format!("alter database {name} with allow_connections true"))
+        .execute(&mut admin)
+        .await
+        .unwrap();
 }
 
 async fn admin(database: &TestDatabase) -> sqlx::PgConnection {

@@ -20,7 +20,10 @@ async fn a_removed_members_personal_tokens_are_inactive_at_once_and_deactivated_
     broker.send(&[&leaver.added(1), &stayer.added(1)].map(Sent::structured));
     consumed(&app, 2).await;
     let actor = leaver.actor(&app);
-    let (first, second) = (actor.personal_token("first").await, actor.personal_token("second").await);
+    let (first, second) = (
+        actor.personal_token("first").await,
+        actor.personal_token("second").await,
+    );
     let service = service_token(&actor).await;
     let others = stayer.actor(&app).personal_token("other").await;
     assert_eq!(token_reason(&app, &first.1).await, "allowed");
@@ -33,7 +36,10 @@ async fn a_removed_members_personal_tokens_are_inactive_at_once_and_deactivated_
     let listed = list(&stayer.actor(&app)).await;
     for (id, name) in [(&first.0, "first"), (&second.0, "second")] {
         let token = listed.iter().find(|token| token["id"] == **id).expect(name);
-        assert_eq!((&token["status"], &token["inactiveReason"]), (&json!("Inactive"), &json!("creator_removed")));
+        assert_eq!(
+            (&token["status"], &token["inactiveReason"]),
+            (&json!("Inactive"), &json!("creator_removed"))
+        );
     }
     for id in [&service.0, &others.0] {
         let token = listed.iter().find(|token| token["id"] == **id).unwrap();
@@ -54,7 +60,9 @@ async fn a_removed_members_personal_tokens_are_inactive_at_once_and_deactivated_
         assert_eq!(stands(pool, "access_token.deactivated", &token.0).await, 1);
         assert_eq!(stands(pool, "access_token.activated", &token.0).await, 0);
     }
-    let activated = actor.put(&format!("/access-tokens/{}/activate", first.0), json!({})).await;
+    let activated = actor
+        .put(&format!("/access-tokens/{}/activate", first.0), json!({}))
+        .await;
     assert_eq!(activated.status, 200, "{}", activated.text);
     app.catch_up().await;
     assert_eq!(token_reason(&app, &first.1).await, "allowed");
@@ -110,7 +118,9 @@ async fn with_an_organization_end_its_members_and_all_its_tokens(broker: Broker)
 }
 
 async fn service_token(actor: &Actor) -> (String, String) {
-    actor.service_token("service", super::somebody::ACTION, "project/*:env/*:flag/*").await
+    actor
+        .service_token("service", super::somebody::ACTION, "project/*:env/*:flag/*")
+        .await
 }
 
 async fn list(actor: &Actor) -> Vec<Value> {
@@ -142,4 +152,3 @@ async fn stands(pool: &PgPool, event_type: &str, aggregate_id: &str) -> i64 {
         .await
         .unwrap()
 }
-

@@ -48,7 +48,8 @@ impl Somebody {
     }
 
     pub(super) fn added_with(&self, version: i64, statements: Value) -> Value {
-        let data = json!({ "name": "Some Body", "email": "somebody@tests.example", "statements": statements });
+        let data =
+            json!({ "name": "Some Body", "email": "somebody@tests.example", "statements": statements });
         self.event("MemberAdded", version, data)
     }
 
