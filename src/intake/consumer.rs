@@ -30,7 +30,7 @@ use crate::report::Report;
 /// Messages in one poll.
 const MAX_POLL: usize = 500;
 /// Bytes after which a poll takes no further message: all of it may have to be parked by one statement.
-const MAX_POLL_BYTES: usize = 4 * 1024 * 1024;
+const MAX_POLL_BYTES: usize = 1024 * 1024;
 /// How long the first message of a poll is waited for.
 const WAIT_FOR_FIRST: Duration = Duration::from_millis(100);
 /// Between two tries of a poll that can't be appended.
@@ -221,9 +221,7 @@ impl Intake {
             match polled {
                 None => break,
                 Some(Ok(message)) => {
-                    bytes = bytes
-                        .saturating_add(message.payload_len())
-                        .saturating_add(message.key_len());
+                    bytes = bytes.saturating_add(size(&message));
                     self.add(&mut polls, &message);
                 }
                 Some(Err(error)) => self.judge(&error)?,
@@ -411,6 +409,15 @@ impl Intake {
             }
         });
     }
+}
+
+/// Everything of it that may have to be parked.
+fn size(message: &BorrowedMessage<'_>) -> usize {
+    let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
+    let headers: usize = headers
+        .map(|header| header.key.len() + header.value.map_or(0, <[u8]>::len))
+        .sum();
+    headers + message.key_len() + message.payload_len()
 }
 
 fn raw_message(message: &BorrowedMessage<'_>, partition: Partition) -> RawMessage {

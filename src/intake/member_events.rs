@@ -18,6 +18,18 @@ const TYPE_PREFIX: &str = "featbit.membership.";
 /// Bytes of a CloudEvents id or source: they are kept for ever, and an index entry must hold both.
 const MAX_IDENTITY: usize = 1024;
 
+/// The fields of the data that are looked at.
+const FIELDS: [&str; 8] = [
+    "organizationId",
+    "memberId",
+    "version",
+    "name",
+    "email",
+    "statements",
+    "permission",
+    "resources",
+];
+
 type MemberKey = (OrganizationId, MemberId);
 
 /// What a message says, or why it can't be used and whom it may be about.
@@ -75,7 +87,6 @@ impl Key {
 
 /// An event as far as it can be read: whom it is about is asked for even where it can't be used.
 struct CloudEvent {
-    has_nul: bool,
     specversion: Option<String>,
     id: Option<String>,
     source: Option<String>,
@@ -87,7 +98,6 @@ impl CloudEvent {
     fn of(raw: &RawMessage) -> Result<Self, &'static str> {
         let payload = raw.payload.as_deref().ok_or("payload_is_missing")?;
         let body: Value = serde_json::from_slice(payload).map_err(|_| "payload_is_not_json")?;
-        let has_nul = has_nul(&body);
         let Value::Object(body) = body else {
             return Err("payload_is_not_an_object");
         };
@@ -102,7 +112,6 @@ impl CloudEvent {
         // Binary mode: the attributes are headers and the value is the data.
         if !is_structured && (header("ce_specversion").is_some() || header("ce_type").is_some()) {
             return Ok(Self {
-                has_nul,
                 specversion: header("ce_specversion"),
                 id: header("ce_id"),
                 source: header("ce_source"),
@@ -112,7 +121,6 @@ impl CloudEvent {
         }
         let attribute = |name: &str| body.get(name).and_then(Value::as_str).map(ToOwned::to_owned);
         Ok(Self {
-            has_nul,
             specversion: attribute("specversion"),
             id: attribute("id"),
             source: attribute("source"),
@@ -125,7 +133,11 @@ impl CloudEvent {
     }
 
     fn meaning(&self, key: &Key) -> Result<MembershipEvent, &'static str> {
-        if self.has_nul {
+        // In what is used; what else a message holds is ignored, whatever it is.
+        let mut attributes = [&self.id, &self.source, &self.event_type].into_iter().flatten();
+        if attributes.any(|text| text.contains('\0'))
+            || FIELDS.iter().filter_map(|name| self.data.get(*name)).any(has_nul)
+        {
             return Err("payload_has_a_nul_character");
         }
         if !self

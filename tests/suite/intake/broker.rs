@@ -208,15 +208,24 @@ fn name() -> String {
 
 /// Waits until this many messages were consumed, and decisions hold what came of them.
 pub(super) async fn consumed(app: &TestApp, messages: usize) {
-    soon("the messages are consumed", async || {
+    let expected = i64::try_from(messages).unwrap();
+    let since = Instant::now();
+    loop {
         let stored: i64 =
             sqlx::query_scalar("select coalesce(sum(next_offset), 0)::bigint from kafka_offsets")
                 .fetch_one(&app.database.pool)
                 .await
                 .unwrap();
-        (stored >= i64::try_from(messages).unwrap()).then_some(())
-    })
-    .await;
+        if stored >= expected {
+            break;
+        }
+        let state = app.app.intake.borrow().to_string();
+        assert!(
+            since.elapsed() < PATIENCE,
+            "{stored} of {expected} messages consumed, {state}"
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     app.catch_up().await;
 }
 
