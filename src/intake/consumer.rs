@@ -221,8 +221,7 @@ impl Intake {
             match polled {
                 None => break,
                 Some(Ok(message)) => {
-                    bytes = bytes.saturating_add(size(&message));
-                    self.add(&mut polls, &message);
+                    bytes = bytes.saturating_add(self.add(&mut polls, &message));
                 }
                 Some(Err(error)) => self.judge(&error)?,
             }
@@ -234,9 +233,10 @@ impl Intake {
         Ok(polls)
     }
 
-    fn add(&self, polls: &mut BTreeMap<Partition, Poll>, message: &BorrowedMessage<'_>) {
+    /// Adds a message to its partition's poll; how many bytes it has.
+    fn add(&self, polls: &mut BTreeMap<Partition, Poll>, message: &BorrowedMessage<'_>) -> usize {
         let Some((partition, expected)) = self.consumer.context().place(message.partition()) else {
-            return;
+            return 0;
         };
         let poll = polls.entry(partition.clone()).or_insert_with(|| Poll {
             messages: Vec::new(),
@@ -245,9 +245,10 @@ impl Intake {
         let at_least = poll.offset.as_ref().map(|offset| offset.next_offset).or(expected);
         if at_least.is_some_and(|next| message.offset() < next) {
             // Already in the log, or in this poll.
-            return;
+            return 0;
         }
         let raw = raw_message(message, partition.clone());
+        let bytes = size(&raw);
         poll.messages.push(understand(raw));
         // Offsets may have holes (transactions, compaction): the next one is the last one read, plus one.
         let next_offset = message.offset().saturating_add(1);
@@ -256,6 +257,7 @@ impl Intake {
             expected,
             next_offset,
         });
+        bytes
     }
 
     /// Most errors of a poll pass by themselves. An offset out of range stops its partition (librdkafka reads it no
@@ -412,12 +414,13 @@ impl Intake {
 }
 
 /// Everything of it that may have to be parked.
-fn size(message: &BorrowedMessage<'_>) -> usize {
-    let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
-    let headers: usize = headers
-        .map(|header| header.key.len() + header.value.map_or(0, <[u8]>::len))
+fn size(raw: &RawMessage) -> usize {
+    let headers: usize = raw
+        .headers
+        .iter()
+        .map(|(name, value)| name.len() + value.len())
         .sum();
-    headers + message.key_len() + message.payload_len()
+    headers + raw.key.as_ref().map_or(0, Vec::len) + raw.payload.as_ref().map_or(0, Vec::len)
 }
 
 fn raw_message(message: &BorrowedMessage<'_>, partition: Partition) -> RawMessage {
