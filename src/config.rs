@@ -16,8 +16,8 @@ use crate::intake::IntakeConfig;
 const MIN_KEY: usize = 32;
 const KAFKA_PROPERTY: &str = "KAFKA_PROPERTY_";
 
-/// Everything a node needs to know.
-#[derive(Clone, Debug)]
+/// Everything a node needs to know. It holds keys and passwords, so it can't be printed.
+#[derive(Clone)]
 pub struct Config {
     /// PostgreSQL.
     pub database_url: String,
@@ -63,7 +63,6 @@ fn invalid(name: &'static str, why: impl ToString) -> ConfigError {
 }
 
 /// The settings as they stand in an environment.
-#[derive(Debug)]
 pub struct Environment(BTreeMap<String, String>);
 
 impl Environment {

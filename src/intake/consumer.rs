@@ -44,8 +44,8 @@ const CLUSTER_PATIENCE: Duration = Duration::from_secs(5);
 /// How long the brokers, once out of reach, may take to show that they are back.
 const PROBE_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Where and as whom to read.
-#[derive(Clone, Debug)]
+/// Where and as whom to read. Its properties may hold a password, so it can't be printed.
+#[derive(Clone)]
 pub struct IntakeConfig {
     /// `host:port`, comma-separated.
     pub bootstrap_servers: String,
