@@ -196,23 +196,20 @@ impl Index {
         // folded too often. But before anything else is taken, so that nothing overtakes it.
         let mut changed = BTreeMap::new();
         for event in events {
-            if let Fact::Member(fact) = &event.fact {
-                changed.insert(fact.subject(), self.apply_to_member(fact));
-                continue;
+            if !matches!(event.fact, Fact::Member(_)) {
+                work_out(&mut changed);
             }
-            changed
-                .values()
-                .for_each(|entry: &Arc<MemberEntry>| entry.changed());
-            changed.clear();
             match &event.fact {
                 Fact::AccessToken(fact) => self.apply_to_token(event, fact),
+                Fact::Member(fact) => {
+                    changed.insert(fact.subject(), self.apply_to_member(fact));
+                }
                 Fact::Organization(OrganizationEvent::Removed { organization_id }) => {
                     self.remove_organization(*organization_id);
                 }
-                Fact::Member(_) => {}
             }
         }
-        changed.values().for_each(|entry| entry.changed());
+        work_out(&mut changed);
         if let Some(last) = events.last() {
             self.position.send_replace(last.position);
         }
@@ -287,6 +284,13 @@ impl Index {
                 .pin()
                 .get_or_insert_with((organization_id, member_id), Arc::default),
         )
+    }
+}
+
+/// Works out what these members may do now, and forgets that they have changed.
+fn work_out(changed: &mut BTreeMap<(OrganizationId, MemberId), Arc<MemberEntry>>) {
+    for entry in std::mem::take(changed).into_values() {
+        entry.changed();
     }
 }
 

@@ -108,7 +108,7 @@ pub(super) async fn list(
 ) -> Result<Response, Problem> {
     known.must(may_list)?;
     let query = ListQuery::parse(query.as_deref().unwrap_or_default())?;
-    seen_by(State(service.clone()), headers).await?;
+    seen_by(&service, &headers).await?;
     let mut connection = service.pool.acquire().await?;
     let (organization_id, now) = (known.caller.organization_id, service.clock.now());
     let skip = query.page_index.saturating_mul(query.page_size);
@@ -139,7 +139,7 @@ pub(super) async fn is_name_used(
     let name = parameter(query.as_deref().unwrap_or_default(), "name")
         .filter(|name| !name.trim().is_empty())
         .ok_or(Problem::Invalid(vec!["name_is_required"]))?;
-    seen_by(State(service.clone()), headers).await?;
+    seen_by(&service, &headers).await?;
     let mut connection = service.pool.acquire().await?;
     Ok(success(
         tokens::is_name_used(&mut connection, known.caller.organization_id, &name).await?,
@@ -155,7 +155,7 @@ pub(super) async fn find(
 ) -> Result<Response, Problem> {
     known.must(may_list)?;
     let token_id = token_id(id)?;
-    seen_by(State(service.clone()), headers).await?;
+    seen_by(&service, &headers).await?;
     Ok(success(load(&service, &known, token_id).await?))
 }
 

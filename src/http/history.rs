@@ -51,7 +51,7 @@ pub(super) async fn of_token(
     let token_id = token_id(id)?;
     let mut wrong = Wrong::default();
     let (index, size) = paging(query.as_deref().unwrap_or_default(), &mut wrong).ok_or(wrong)?;
-    seen_by(State(service.clone()), headers).await?;
+    seen_by(&service, &headers).await?;
     let mut connection = service.pool.acquire().await?;
     let own = read_streams(
         &mut connection,

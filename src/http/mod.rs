@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -169,11 +169,11 @@ fn at_least_position(headers: &HeaderMap) -> Result<i64, Problem> {
 
 /// Waits until the read models hold what the caller has to see: the position it names, and everything this node has
 /// appended.
-async fn seen_by(State(service): State<Service>, headers: HeaderMap) -> Result<(), Problem> {
+async fn seen_by(service: &Service, headers: &HeaderMap) -> Result<(), Problem> {
     let vitals = &service.vitals;
     if vitals.read_models_reach(vitals.appended(), OWN_PATIENCE).await
         && vitals
-            .read_models_reach(at_least_position(&headers)?, POSITION_PATIENCE)
+            .read_models_reach(at_least_position(headers)?, POSITION_PATIENCE)
             .await
     {
         Ok(())

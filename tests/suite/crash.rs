@@ -2,8 +2,6 @@
 //! read model equals a replay. `CRASH_KILLS` says how often (50; `scripts/crash` does it 1,000 times).
 
 use std::collections::HashMap;
-use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -21,37 +19,10 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::support::check::{log_is_whole, read_models_equal_a_replay};
-use crate::support::{JWT_KEY, TestDatabase, cloud_event, jwt};
+use crate::support::{JWT_KEY, Process, TestDatabase, cloud_event, free_port, jwt};
 
 /// Clients that never stop asking.
 const CLIENTS: usize = 8;
-
-/// The service as a process of its own.
-struct Process {
-    child: Child,
-}
-
-impl Process {
-    fn start(database: &TestDatabase, port: u16) -> Self {
-        let child = Command::new(env!("CARGO_BIN_EXE_featbit-tokens"))
-            .arg("serve")
-            .env("DATABASE_URL", &database.url)
-            .env("HTTP_ADDR", format!("127.0.0.1:{port}"))
-            .env("JWT_KEY", JWT_KEY)
-            .env("RUST_LOG", "off")
-            .env_remove("KAFKA_BOOTSTRAP_SERVERS")
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the service starts");
-        Self { child }
-    }
-
-    fn kill(mut self) {
-        self.child.kill().expect("kill -9");
-        self.child.wait().expect("its end");
-    }
-}
 
 /// What a client was told, in order. A command that was not answered may or may not stand.
 #[derive(Default)]
@@ -148,11 +119,7 @@ async fn a_service_killed_at_random_keeps_every_command_it_has_answered() {
     let (organization_id, member_id) = (Uuid::new_v4().into(), Uuid::new_v4().into());
     join(&database, organization_id, member_id).await;
 
-    let port = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
+    let port = free_port();
     let answered = Arc::new(AtomicUsize::new(0));
     let stop = CancellationToken::new();
     let mut clients = JoinSet::new();
@@ -175,14 +142,14 @@ async fn a_service_killed_at_random_keeps_every_command_it_has_answered() {
         );
     }
     for _ in 0..kills {
-        let process = Process::start(&database, port);
+        let process = Process::start(&database, port, []);
         let before = answered.load(Ordering::Relaxed);
         // Under load: some commands are answered first, and then at a moment nobody chose.
         while answered.load(Ordering::Relaxed) < before + 3 * CLIENTS {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         tokio::time::sleep(Duration::from_micros(u64::from(Uuid::new_v4().as_fields().1) * 4)).await;
-        process.kill();
+        drop(process);
     }
     stop.cancel();
     let mut all = Vec::new();

@@ -8,9 +8,6 @@ mod subjects;
 mod usability;
 
 use chrono::{TimeDelta, Utc};
-use domain::access_token::Update;
-use domain::ids::TokenId;
-use featbit_tokens::commands::Caller;
 use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::Executor;
@@ -85,26 +82,6 @@ async fn add_again(app: &TestApp, actor: &Actor) {
     ]);
     let data = json!({ "name": "Dana", "email": "dana@tests.example", "statements": statements });
     tell(app, "MemberAdded", actor, data).await;
-}
-
-/// Lets a token's time pass: nobody can ask for a time that has passed, so this goes past the door.
-async fn expire(app: &TestApp, creator: &Actor, id: &str) {
-    let caller = Caller {
-        organization_id: creator.organization_id,
-        member_id: creator.member_id,
-        request_id: "test".to_owned(),
-    };
-    let update = Update {
-        expires_at: Some(Some(Utc::now() - TimeDelta::minutes(1))),
-        ..Update::default()
-    };
-    let token_id: TokenId = id.parse().unwrap();
-    app.app
-        .commands
-        .update_token(&caller, token_id, update)
-        .await
-        .unwrap();
-    app.catch_up().await;
 }
 
 async fn written_down(app: &TestApp, id: &str, kind: &str) {

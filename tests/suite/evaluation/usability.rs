@@ -95,7 +95,7 @@ async fn an_expired_token_is_expired_before_and_after_the_reactor_writes_it_down
                        "expiresAt": expires_at });
     let (id, secret) = owner.token(body).await;
     assert_eq!(why(&app, &secret).await, "allowed");
-    expire(&app, &owner, &id).await;
+    app.expire(&owner, &id).await;
     assert_eq!(why(&app, &secret).await, "token_expired");
     written_down(&app, &id, "expired").await;
     assert_eq!(why(&app, &secret).await, "token_expired");
@@ -181,7 +181,7 @@ async fn the_first_reason_that_applies_is_given() {
                        "permissions": [statement("s", "allow", "CreateFlag", FLAGS)] });
     let (id, secret) = developer.token(body).await;
     put(&developer, &id, "deactivate").await;
-    expire(&app, &developer, &id).await;
+    app.expire(&developer, &id).await;
     tell(&app, "MemberRemoved", &developer, json!({})).await;
     assert_eq!(why(&app, &secret).await, "token_expired");
 

@@ -1,7 +1,5 @@
 //! Exactly once: over restarts, killed nodes, rivals, and a store that was away.
 
-use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use featbit_tokens::commands::membership::{Poll, RawMessage};
@@ -16,7 +14,7 @@ use super::broker::{
 use super::on_each_broker;
 use super::somebody::Somebody;
 use crate::support::check::{log_is_whole, read_models_equal_a_replay};
-use crate::support::{JWT_KEY, TestDatabase};
+use crate::support::{Process, TestDatabase, free_port};
 
 on_each_broker! {
     a_node_that_is_stopped_again_and_again_leaves_every_event_exactly_once,
@@ -188,45 +186,13 @@ async fn an_offset_out_of_range_stops_its_partition_and_is_never_reset(broker: B
     app.stop().await;
 }
 
-/// The service as a process of its own.
-struct Process(Child);
-
-impl Process {
-    fn start(broker: &Broker, database: &TestDatabase) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
-        let child = Command::new(env!("CARGO_BIN_EXE_featbit-tokens"))
-            .arg("serve")
-            .env("DATABASE_URL", &database.url)
-            .env("HTTP_ADDR", format!("127.0.0.1:{port}"))
-            .env("JWT_KEY", JWT_KEY)
-            .env("RUST_LOG", "off")
-            .envs(broker.settings())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the service starts");
-        Self(child)
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.0.kill().expect("kill -9");
-        self.0.wait().expect("its end");
-    }
-}
-
 async fn a_killed_nodes_partitions_are_taken_over(broker: Broker) {
     let load = Load::new(40, 30);
     let (first, rest) = load.messages.split_at(load.messages.len() / 3);
     let (second, third) = rest.split_at(rest.len() / 2);
     let database = TestDatabase::new().await;
     broker.send(first);
-    let process = Process::start(&broker, &database);
+    let process = Process::start(&database, free_port(), broker.settings());
     soon("the process reads alone", async || {
         (offsets(&database.pool).await == first.len()).then_some(())
     })

@@ -109,7 +109,7 @@ async fn an_expired_token_reads_as_inactive_and_cannot_be_activated() {
     let app = TestApp::start().await;
     let owner = app.owner();
     let (id, _) = owner.service_token("bot", "ToggleFlag", FLAG).await;
-    expire(&app, &owner, &id).await;
+    app.expire(&owner, &id).await;
     let token = owner.get(&at(&id)).await.body["data"].clone();
     assert_eq!(
         (&token["status"], &token["inactiveReason"]),

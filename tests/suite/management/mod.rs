@@ -12,9 +12,7 @@ mod permissions;
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::access_token::Update;
-use domain::ids::{MemberId, TokenId};
-use featbit_tokens::commands::Caller;
+use domain::ids::MemberId;
 use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::Executor;
@@ -96,24 +94,4 @@ async fn remove(app: &TestApp, member: &Actor) {
         json!({}),
     )])
     .await;
-}
-
-/// Lets a token's time pass: nobody can ask for a time that has passed, so this goes past the door.
-async fn expire(app: &TestApp, creator: &Actor, id: &str) {
-    let caller = Caller {
-        organization_id: creator.organization_id,
-        member_id: creator.member_id,
-        request_id: "test".to_owned(),
-    };
-    let update = Update {
-        expires_at: Some(Some(Utc::now() - TimeDelta::minutes(1))),
-        ..Update::default()
-    };
-    let token_id: TokenId = id.parse().unwrap();
-    app.app
-        .commands
-        .update_token(&caller, token_id, update)
-        .await
-        .unwrap();
-    app.catch_up().await;
 }

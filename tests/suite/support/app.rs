@@ -3,9 +3,11 @@
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
+use domain::access_token::Update;
 use domain::ids::{MemberId, OrganizationId};
 use domain::policy::{Statement, built_in};
 use featbit_tokens::app::App;
+use featbit_tokens::commands::Caller;
 use featbit_tokens::commands::membership::{Poll, RawMessage, Taken};
 use featbit_tokens::config::{Config, Environment};
 use featbit_tokens::intake::member_events::understand;
@@ -230,6 +232,25 @@ impl TestApp {
     /// A request of the test's own making.
     pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         self.client.request(method, format!("{}{path}", self.url))
+    }
+
+    /// Lets a token's time pass: nobody can ask for a time that has passed, so this goes past the door.
+    pub async fn expire(&self, creator: &Actor, id: &str) {
+        let caller = Caller {
+            organization_id: creator.organization_id,
+            member_id: creator.member_id,
+            request_id: "test".to_owned(),
+        };
+        let update = Update {
+            expires_at: Some(Some(Utc::now() - TimeDelta::minutes(1))),
+            ..Update::default()
+        };
+        self.app
+            .commands
+            .update_token(&caller, id.parse().unwrap(), update)
+            .await
+            .unwrap();
+        self.catch_up().await;
     }
 
     pub async fn stop(self) {
