@@ -225,6 +225,33 @@ async fn a_reader_that_tails_many_writers_sees_every_event_once_and_in_order() {
     assert_eq!(log_is_whole(&database.pool).await, expected);
 }
 
+/// Large events make small pages, so that a follower gets through each in its time, and never takes a page cut short for the
+/// end of the log. Tried with no bound in bytes (all three in one page), and with `is_last` by the number of rows alone.
+#[tokio::test]
+async fn a_page_of_the_log_is_bounded_in_bytes_and_knows_whether_it_is_the_last() {
+    const LARGE: usize = 2_500_000;
+    let database = TestDatabase::new().await;
+    let node = Node::on(&database.pool);
+    for id in ["a", "b", "c"] {
+        let mut large = request(id, 0, 1);
+        let payload =
+            json!({ "event": "organization.removed", "organizationId": Uuid::nil(), "x": "x".repeat(LARGE) });
+        large.events[0].payload = payload.to_string();
+        node.append(large).await;
+    }
+    let mut connection = database.pool.acquire().await.unwrap();
+    let first = projections::log::read_after(&mut connection, 0, 100)
+        .await
+        .unwrap();
+    assert_eq!((first.events.len(), first.is_last), (2, false));
+    let rest = projections::log::read_after(&mut connection, 2, 100)
+        .await
+        .unwrap();
+    assert_eq!((rest.events.len(), rest.is_last), (1, true));
+    let full = projections::log::read_after(&mut connection, 0, 1).await.unwrap();
+    assert_eq!((full.events.len(), full.is_last), (1, false));
+}
+
 #[tokio::test]
 async fn a_stream_that_has_moved_on_is_a_conflict_and_others_of_the_batch_stand() {
     let database = TestDatabase::new().await;
