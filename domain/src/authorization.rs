@@ -13,6 +13,7 @@ use crate::access_token::{AccessToken, Status, Token, TokenType};
 use crate::ids::OrganizationId;
 use crate::member::Standing;
 use crate::policy::{Decision, Permission, Statement};
+use crate::secret::SecretDigest;
 
 /// Why a question was answered as it was: the first that applies, in this order. A closed list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -85,15 +86,23 @@ impl From<Reason> for Answer<'_> {
     }
 }
 
-/// May this token do it? `creator` is its creator's standing; only personal tokens depend on it.
+/// May this token do it? `presented` is the secret it was found by, none where it was named by its id. `creator` is its
+/// creator's standing; only personal tokens depend on it.
 #[must_use]
 pub fn decide_for_token<'a>(
     token: &'a AccessToken,
+    presented: Option<&SecretDigest>,
     creator: &'a Standing,
     question: &Question<'_>,
 ) -> Answer<'a> {
     match token {
         AccessToken::Unknown => Reason::UnknownToken.into(),
+        // A secret that was rotated away is nobody's, as if it had never been issued.
+        AccessToken::Live(token) | AccessToken::Removed(token)
+            if presented.is_some_and(|digest| !token.secrets.accept(digest, question.now)) =>
+        {
+            Reason::UnknownToken.into()
+        }
         AccessToken::Removed(_) => Reason::TokenRemoved.into(),
         AccessToken::Live(token) => match usability(token, creator, question) {
             Some(reason) => reason.into(),

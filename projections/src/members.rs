@@ -6,7 +6,7 @@ use domain::ids::{MemberId, OrganizationId};
 use domain::member::{Member, MemberEvent};
 use domain::organization::OrganizationEvent;
 use sqlx::types::Json;
-use sqlx::{PgConnection, Row};
+use sqlx::{FromRow, PgConnection, Row};
 
 use crate::log::{Fact, RecordedEvent};
 use crate::runner::ProjectError;
@@ -80,4 +80,29 @@ async fn load(
         )),
         None => Ok((Member::default(), 0)),
     }
+}
+
+/// What people may read of a member.
+#[derive(Clone, Debug, Default, PartialEq, Eq, FromRow)]
+pub struct Profile {
+    /// As people call them.
+    pub name: String,
+    /// Where to write to them.
+    pub email: String,
+}
+
+/// A member's name and address; none where they were erased, or were never told.
+///
+/// # Errors
+/// Where the database is out of reach.
+pub async fn profile(
+    connection: &mut PgConnection,
+    organization_id: OrganizationId,
+    member_id: MemberId,
+) -> Result<Option<Profile>, sqlx::Error> {
+    sqlx::query_as("select name, email from profiles where organization_id = $1 and member_id = $2")
+        .bind(organization_id.as_uuid())
+        .bind(member_id.as_uuid())
+        .fetch_optional(connection)
+        .await
 }

@@ -103,12 +103,13 @@ impl Index {
         }
         match subject {
             Subject::Secret(secret) => {
-                let entry = self.by_digest.pin().get(&secret.digest()).cloned();
-                self.decide_for_entry(entry.as_deref(), question, position, answer)
+                let digest = secret.digest();
+                let entry = self.by_digest.pin().get(&digest).cloned();
+                self.decide_for_entry(entry.as_deref(), Some(&digest), question, position, answer)
             }
             Subject::Token(token_id) => {
                 let entry = self.by_id.pin().get(token_id).cloned();
-                self.decide_for_entry(entry.as_deref(), question, position, answer)
+                self.decide_for_entry(entry.as_deref(), None, question, position, answer)
             }
             Subject::Member(organization_id, member_id) => {
                 let standing = self.standing(*organization_id, *member_id);
@@ -123,6 +124,7 @@ impl Index {
     fn decide_for_entry<T>(
         &self,
         entry: Option<&TokenEntry>,
+        presented: Option<&SecretDigest>,
         question: &Question<'_>,
         position: i64,
         answer: impl FnOnce(i64, Answer<'_>) -> T,
@@ -132,7 +134,8 @@ impl Index {
         };
         let token = entry.token.load();
         let creator = entry.creator.standing.load();
-        self.vouch(position, decide_for_token(&token, &creator, question), answer)
+        let found = decide_for_token(&token, presented, &creator, question);
+        self.vouch(position, found, answer)
     }
 
     /// The clock is read after the decision is made: a node that stood still in between does not vouch for it.
@@ -238,9 +241,31 @@ impl Index {
             return;
         };
         if let Some(entry) = self.by_id.pin().get(&token_id) {
-            let mut token = AccessToken::clone(&entry.token.load());
+            let before = entry.token.load_full();
+            let mut token = AccessToken::clone(&before);
             token.apply(fact.clone());
-            entry.token.store(Arc::new(token));
+            let after = Arc::new(token);
+            entry.token.store(Arc::clone(&after));
+            if matches!(fact, AccessTokenEvent::SecretRotated { .. }) {
+                self.find_by_other_secrets(entry, &before, &after);
+            }
+        }
+    }
+
+    /// The token already refuses the secrets that have ended; here they are forgotten.
+    fn find_by_other_secrets(&self, entry: &Arc<TokenEntry>, before: &AccessToken, after: &AccessToken) {
+        let by_digest = self.by_digest.pin();
+        let digests = |token: &AccessToken| -> Vec<SecretDigest> {
+            token
+                .live()
+                .map_or_else(Vec::new, |token| token.secrets.digests().collect())
+        };
+        let (before, after) = (digests(before), digests(after));
+        for digest in &after {
+            by_digest.insert(*digest, Arc::clone(entry));
+        }
+        for ended in before.iter().filter(|digest| !after.contains(digest)) {
+            by_digest.remove(ended);
         }
     }
 

@@ -1,93 +1,19 @@
-//! What members do with tokens. Every command guards its caller's stream (and its creator's, where that decides) and
+//! What members do with tokens that are there. Every command guards its caller's stream (and its creator's, where that decides) and
 //! authorizes from it: a permission lost between decision and commit makes the append conflict, and the next attempt is
 //! refused.
 
-use chrono::{DateTime, Utc};
-use domain::access_token::management::{Change, is_under_ceiling, may_change, may_create};
+use domain::access_token::management::{Change, may_change, may_create};
 use domain::access_token::{
-    AccessToken, AccessTokenCommand, Created, CreatorStanding, DeactivationReason, Token, TokenName,
-    TokenType, Update,
+    AccessToken, AccessTokenCommand, CreatorStanding, DeactivationReason, Token, TokenType, Update,
 };
-use domain::ids::{OrganizationId, TokenId};
+use domain::ids::TokenId;
 use domain::member::Member;
-use domain::policy::Statement;
-use domain::secret::Secret;
-use ipnet::IpNet;
 use tokio::task::block_in_place;
-use uuid::Uuid;
 
 use super::{Actor, Attempts, Caller, CommandError, Commands, Done};
 use crate::log::{NameChange, UnitOfWork};
 
-/// A token to be issued.
-#[derive(Clone, Debug, PartialEq)]
-pub struct NewToken {
-    /// Unique in the organization.
-    pub name: TokenName,
-    /// Fixed for ever.
-    pub token_type: TokenType,
-    /// A service token's permission; a personal token's narrowing.
-    pub statements: Vec<Statement>,
-    /// A few words.
-    pub description: Option<String>,
-    /// In the future.
-    pub expires_at: Option<DateTime<Utc>>,
-    /// None: from everywhere.
-    pub allowed_ips: Vec<IpNet>,
-}
-
-/// A token that was just issued. The secret is nowhere else.
-#[derive(Debug)]
-pub struct Issued {
-    /// Which.
-    pub token_id: TokenId,
-    /// To be shown once.
-    pub secret: Secret,
-}
-
 impl Commands {
-    /// Issues a token.
-    ///
-    /// # Errors
-    /// `Forbidden` where the caller may not, or a service token would exceed it; `NameTaken`; `TooManyTokens`.
-    pub async fn create_token(&self, caller: &Caller, new: NewToken) -> Result<Done<Issued>, CommandError> {
-        let token_id = TokenId::from(Uuid::now_v7());
-        let secret = Secret::generate(new.token_type.secret_kind(), random_bytes()?);
-        let mut attempts = Attempts::default();
-        loop {
-            let unit = self.unit(&Actor::Member(caller.clone()));
-            let creator = load_caller(&unit, caller).await?;
-            let is_covered = || is_under_ceiling(&creator, new.token_type, &new.statements);
-            if !may_create(&creator, new.token_type) || !block_in_place(is_covered) {
-                return Err(CommandError::Forbidden);
-            }
-            self.check_room(caller.organization_id).await?;
-            unit.change_name(name_change(caller, token_id, new.name.key(), true));
-            let created = Created {
-                token_id,
-                organization_id: caller.organization_id,
-                creator_id: caller.member_id,
-                membership_number: creator.membership_number(),
-                name: new.name.clone(),
-                token_type: new.token_type,
-                statements: new.statements.clone(),
-                description: new.description.clone(),
-                expires_at: new.expires_at,
-                allowed_ips: new.allowed_ips.clone(),
-                digest: secret.digest(),
-                hint: secret.hint(),
-            };
-            execute(&unit, token_id, AccessTokenCommand::Create(Box::new(created))).await?;
-            if let Some(position) = self.finish(&unit, token_id).await? {
-                return Ok(Done {
-                    value: Issued { token_id, secret },
-                    position,
-                });
-            }
-            attempts.again().await?;
-        }
-    }
-
     /// Changes a token's name, description, expiry or addresses.
     ///
     /// # Errors
@@ -218,21 +144,6 @@ impl Commands {
         }
     }
 
-    /// Is there room for one more token? Looked at before the append: parallel creations may go over by their number.
-    async fn check_room(&self, organization_id: OrganizationId) -> Result<(), CommandError> {
-        // Each token that is not removed has its name.
-        let live: i64 =
-            sqlx::query_scalar("select count(*) from access_token_names where organization_id = $1")
-                .bind(organization_id.as_uuid())
-                .fetch_one(&self.pool)
-                .await?;
-        if live < i64::from(self.max_tokens) {
-            Ok(())
-        } else {
-            Err(CommandError::TooManyTokens)
-        }
-    }
-
     /// Where a token was removed already, or never was one of the caller's organization, there is nothing left to do; whoever
     /// may remove tokens at all is told so.
     async fn nothing_to_remove(
@@ -262,7 +173,7 @@ impl Commands {
         if unit.staged_events() > 0 {
             return match self.append(unit).await? {
                 None => Ok(None),
-                Some(appended) => Ok(appended.last),
+                Some(appended) => Ok(appended.last.map(|last| last.position)),
             };
         }
         Ok(Some(
@@ -287,7 +198,7 @@ enum Switch {
 }
 
 /// The caller, as its own stream gives it: who is no member may nothing.
-async fn load_caller(unit: &UnitOfWork, caller: &Caller) -> Result<Member, CommandError> {
+pub(super) async fn load_caller(unit: &UnitOfWork, caller: &Caller) -> Result<Member, CommandError> {
     let member = unit
         .load::<Member>(&Member::stream_id(caller.organization_id, caller.member_id))
         .await?;
@@ -299,7 +210,11 @@ async fn load_caller(unit: &UnitOfWork, caller: &Caller) -> Result<Member, Comma
 }
 
 /// A token of the caller's organization that was not removed; any other does not exist for it.
-async fn load_token(unit: &UnitOfWork, caller: &Caller, token_id: TokenId) -> Result<Token, CommandError> {
+pub(super) async fn load_token(
+    unit: &UnitOfWork,
+    caller: &Caller,
+    token_id: TokenId,
+) -> Result<Token, CommandError> {
     match unit.load::<AccessToken>(&token_id.to_string()).await? {
         AccessToken::Live(token) if token.organization_id == caller.organization_id => Ok(*token),
         AccessToken::Unknown | AccessToken::Live(_) | AccessToken::Removed(_) => Err(CommandError::NotFound),
@@ -308,11 +223,11 @@ async fn load_token(unit: &UnitOfWork, caller: &Caller, token_id: TokenId) -> Re
 
 /// To weigh the largest token against a member's permission takes a third of a second, in which this thread's other
 /// requests go on elsewhere.
-fn is_permitted(caller: &Caller, member: &Member, token: &Token, change: Change) -> bool {
+pub(super) fn is_permitted(caller: &Caller, member: &Member, token: &Token, change: Change) -> bool {
     block_in_place(|| may_change(caller.member_id, member, token, change))
 }
 
-async fn execute(
+pub(super) async fn execute(
     unit: &UnitOfWork,
     token_id: TokenId,
     command: AccessTokenCommand,
@@ -322,17 +237,12 @@ async fn execute(
     Ok(())
 }
 
-fn name_change(caller: &Caller, token_id: TokenId, name_key: String, reserve: bool) -> NameChange {
+pub(super) fn name_change(caller: &Caller, token_id: TokenId, name_key: String, reserve: bool) -> NameChange {
     NameChange {
         reserve,
         organization_id: caller.organization_id,
         name_key,
         token_id,
+        at_most: None,
     }
-}
-
-fn random_bytes() -> Result<[u8; 32], CommandError> {
-    let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes).map_err(|error| CommandError::Internal(error.to_string().into()))?;
-    Ok(bytes)
 }

@@ -74,6 +74,7 @@ impl Commands {
                 organization_id: token.organization_id,
                 name_key: token.name.key(),
                 token_id,
+                at_most: None,
             });
             if self.append(&unit).await?.is_some() {
                 return Ok(());

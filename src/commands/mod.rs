@@ -3,6 +3,7 @@
 
 pub mod access_tokens;
 pub mod housekeeping;
+pub mod issuing;
 pub mod membership;
 
 use std::collections::HashMap;
@@ -16,7 +17,7 @@ use thiserror::Error;
 use uuid::Uuid;
 
 use crate::clock::Clock;
-use crate::log::{AppendError, AppendOutcome, Appender, UnitError, UnitOfWork};
+use crate::log::{AppendError, AppendOutcome, Appender, Recorded, UnitError, UnitOfWork};
 
 /// How often a command is decided again after a conflict.
 const MAX_ATTEMPTS: u32 = 8;
@@ -78,6 +79,9 @@ pub enum CommandError {
     /// Another token of the organization has the name.
     #[error("the name is taken")]
     NameTaken,
+    /// The idempotency key stands for something else.
+    #[error("the idempotency key was used for something else")]
+    IdempotencyKeyReused,
     /// The token can't be made what is asked.
     #[error(transparent)]
     Refused(#[from] AccessTokenRefusal),
@@ -139,8 +143,9 @@ impl Commands {
     async fn append(&self, unit: &UnitOfWork) -> Result<Option<Appended>, CommandError> {
         match self.appender.append(unit.request()).await? {
             AppendOutcome::Appended { last } => Ok(Some(Appended { last })),
-            AppendOutcome::Conflict | AppendOutcome::Repeated => Ok(None),
+            AppendOutcome::Conflict | AppendOutcome::Repeated | AppendOutcome::KeyUsed => Ok(None),
             AppendOutcome::NameTaken => Err(CommandError::NameTaken),
+            AppendOutcome::Full => Err(CommandError::TooManyTokens),
             AppendOutcome::OffsetFenced => Err(CommandError::OffsetFenced),
         }
     }
@@ -154,8 +159,8 @@ impl Commands {
 
 /// A unit that stands in the log.
 struct Appended {
-    /// The position of its last event, if it had one.
-    last: Option<i64>,
+    /// Where its last event does, if it had one.
+    last: Option<Recorded>,
 }
 
 /// Counts the attempts at one command.

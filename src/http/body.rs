@@ -4,13 +4,14 @@
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{FromRequest, Request};
+use axum::extract::{FromRequest, OptionalFromRequest, Request};
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 
 use super::problem::Problem;
 
@@ -67,10 +68,18 @@ pub(super) fn is_json(headers: &HeaderMap) -> bool {
 }
 
 /// A JSON object whose fields are found by name without regard to case.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Fields(Map<String, Value>);
 
 impl Fields {
+    fn parse(body: &[u8], is_json: bool) -> Result<Self, Problem> {
+        serde_json::from_slice(body)
+            .ok()
+            .and_then(Self::of)
+            .filter(|_| is_json)
+            .ok_or(Problem::Invalid(vec!["body_is_invalid"]))
+    }
+
     /// The fields of an object; anything else has none.
     pub(super) fn of(value: Value) -> Option<Self> {
         match value {
@@ -84,6 +93,12 @@ impl Fields {
         }
     }
 
+    /// SHA-256 of the object, written in one way whatever white space it came with.
+    pub(super) fn digest(&self) -> [u8; 32] {
+        let text = serde_json::Value::Object(self.0.clone()).to_string();
+        Sha256::digest(text).into()
+    }
+
     /// The field of this name, lower case; none where it is absent.
     pub(super) fn get(&self, name: &str) -> Option<&Value> {
         self.0.get(name)
@@ -94,12 +109,27 @@ impl<S: Send + Sync> FromRequest<S> for Fields {
     type Rejection = Problem;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
-        let invalid = || Problem::Invalid(vec!["body_is_invalid"]);
-        let is_json = !request.headers().contains_key(CONTENT_TYPE) || is_json(request.headers());
-        let body = read(request.into_body()).await?;
-        let value: Value = serde_json::from_slice(&body).map_err(|_| invalid())?;
-        Self::of(value).filter(|_| is_json).ok_or_else(invalid)
+        let is_json = says_json_or_nothing(request.headers());
+        Self::parse(&read(request.into_body()).await?, is_json)
     }
+}
+
+/// Where a body may be left out altogether.
+impl<S: Send + Sync> OptionalFromRequest<S> for Fields {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &S) -> Result<Option<Self>, Problem> {
+        let is_json = says_json_or_nothing(request.headers());
+        let body = read(request.into_body()).await?;
+        if body.is_empty() {
+            return Ok(None);
+        }
+        Self::parse(&body, is_json).map(Some)
+    }
+}
+
+fn says_json_or_nothing(headers: &HeaderMap) -> bool {
+    !headers.contains_key(CONTENT_TYPE) || is_json(headers)
 }
 
 impl From<UnreadableBody> for Problem {

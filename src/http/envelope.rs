@@ -45,6 +45,20 @@ pub(super) fn done_true(done_at: &Done<()>) -> Response {
     done(done_at.position, true)
 }
 
+/// A command that was carried out before, by another request under the same key, and what came of it.
+pub(super) fn already_done(position: i64, data: Option<impl Serialize>) -> Response {
+    let body = Envelope {
+        success: false,
+        errors: &["AlreadyDone"],
+        data,
+    };
+    let mut response = respond(StatusCode::CONFLICT, &body);
+    response
+        .headers_mut()
+        .insert(LOG_POSITION, HeaderValue::from(position));
+    response
+}
+
 /// Codes for what went wrong.
 pub(super) fn failure(status: StatusCode, codes: &[&str]) -> Response {
     respond(

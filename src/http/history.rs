@@ -13,10 +13,11 @@ use projections::log::{Fact, ReadLogError, RecordedEvent, read_streams};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::access_tokens::{IdInPath, paging, token_id};
+use super::access_tokens::{IdInPath, token_id};
 use super::caller::KnownCaller;
 use super::envelope::success;
 use super::problem::Problem;
+use super::query::paging;
 use super::token_fields::Wrong;
 use super::{Service, seen_by};
 

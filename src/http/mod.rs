@@ -7,7 +7,11 @@ mod envelope;
 mod evaluation;
 mod health;
 mod history;
+mod idempotency;
+mod issuing;
 mod problem;
+mod query;
+mod token_body;
 mod token_fields;
 
 use std::sync::Arc;
@@ -65,10 +69,7 @@ pub struct Service {
 /// Every route there is.
 pub fn router(service: Service) -> Router {
     let management = Router::new()
-        .route(
-            "/access-tokens",
-            get(access_tokens::list).post(access_tokens::create),
-        )
+        .route("/access-tokens", get(access_tokens::list).post(issuing::create))
         .route("/access-tokens/is-name-used", get(access_tokens::is_name_used))
         .route(
             "/access-tokens/{id}",
@@ -76,6 +77,7 @@ pub fn router(service: Service) -> Router {
                 .put(access_tokens::update)
                 .delete(access_tokens::remove),
         )
+        .route("/access-tokens/{id}/rotate", post(issuing::rotate))
         .route("/access-tokens/{id}/toggle", put(access_tokens::toggle))
         .route("/access-tokens/{id}/activate", put(access_tokens::activate))
         .route("/access-tokens/{id}/deactivate", put(access_tokens::deactivate))

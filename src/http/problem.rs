@@ -31,6 +31,8 @@ pub(super) enum Problem {
     NameHasBeenUsed,
     /// The organization has as many tokens as it may have.
     TooManyTokens,
+    /// The idempotency key was used with another body.
+    IdempotencyKeyReused,
     /// The token can't be made what is asked.
     Refused(AccessTokenRefusal),
     /// The store is out of reach, or the position asked for is not reached in time.
@@ -51,6 +53,7 @@ impl Problem {
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NameHasBeenUsed
             | Self::TooManyTokens
+            | Self::IdempotencyKeyReused
             | Self::Refused(
                 AccessTokenRefusal::PermissionsAreFixed
                 | AccessTokenRefusal::TokenIsExpired
@@ -72,6 +75,7 @@ impl Problem {
             Self::TooLarge => "PayloadTooLarge",
             Self::NameHasBeenUsed => "NameHasBeenUsed",
             Self::TooManyTokens => "TooManyAccessTokens",
+            Self::IdempotencyKeyReused => "IdempotencyKeyReused",
             Self::Refused(AccessTokenRefusal::PermissionsAreFixed) => "PermissionsAreFixed",
             Self::Refused(AccessTokenRefusal::TokenIsExpired) => "TokenIsExpired",
             Self::Refused(AccessTokenRefusal::CreatorIsNotAMember) => "CreatorIsNotAMember",
@@ -116,6 +120,7 @@ impl From<CommandError> for Problem {
             CommandError::NotFound => Self::NotFound,
             CommandError::NameTaken => Self::NameHasBeenUsed,
             CommandError::TooManyTokens => Self::TooManyTokens,
+            CommandError::IdempotencyKeyReused => Self::IdempotencyKeyReused,
             CommandError::Refused(refusal) => Self::Refused(refusal),
             CommandError::Conflict => Self::Conflict,
             CommandError::Unavailable(_) => {

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::body::Fields;
 use super::problem::Problem;
-use crate::commands::access_tokens::NewToken;
+use crate::commands::issuing::NewToken;
 use crate::log::has_nul;
 
 /// Statements of a token.
@@ -27,6 +27,8 @@ const MAX_DESCRIPTION: usize = 1000;
 const MICROSECONDS: u16 = 6;
 /// Addresses of a token.
 const MAX_ADDRESSES: usize = 100;
+/// Seconds of a rotation's overlap: a day.
+const MAX_OVERLAP: i64 = 86_400;
 
 /// What the fields are checked against.
 #[derive(Clone, Copy, Debug)]
@@ -108,6 +110,19 @@ pub(super) fn update(fields: &Fields, limits: Limits) -> Result<Update, Problem>
     } else {
         Err(wrong.into())
     }
+}
+
+/// How long the secret before a rotation goes on working: 0 to [`MAX_OVERLAP`] seconds, absent or null: 0.
+pub(super) fn overlap(fields: &Fields) -> Result<TimeDelta, Problem> {
+    let seconds = match fields.get("overlapseconds") {
+        None | Some(Value::Null) => Some(0),
+        Some(value) => value
+            .as_i64()
+            .filter(|seconds| (0..=MAX_OVERLAP).contains(seconds)),
+    };
+    seconds
+        .and_then(TimeDelta::try_seconds)
+        .ok_or(Problem::Invalid(vec!["overlap_seconds_is_invalid"]))
 }
 
 fn present<'a>(fields: &'a Fields, name: &str) -> Option<&'a Value> {

@@ -5,17 +5,19 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use domain::ids::OrganizationId;
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use sqlx::Row;
+use sqlx::postgres::PgRow;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::request::{AppendOutcome, AppendRequest, InboxKey, Partition, Stream};
+use super::request::{AppendOutcome, AppendRequest, InboxKey, Partition, Recorded, Stream, UsedKey};
 
 /// Requests in one batch.
 const MAX_BATCH: usize = 256;
@@ -113,7 +115,7 @@ impl AppenderTask {
         }
     }
 
-    /// Everything that is waiting, but at most one request per stream, name, inbox key and partition; the others are held
+    /// Everything that is waiting, but at most one request per stream, name, key and partition; the others are held
     /// back for the next batch, in their order.
     fn gather(&mut self, held_back: &mut VecDeque<Waiting>) -> Vec<Waiting> {
         while held_back.len() < MAX_BATCH {
@@ -181,7 +183,7 @@ impl AppenderTask {
 
     fn publish(&self, outcomes: &[AppendOutcome]) {
         let last = outcomes.iter().filter_map(|outcome| match outcome {
-            AppendOutcome::Appended { last } => *last,
+            AppendOutcome::Appended { last } => last.map(|last| last.position),
             _ => None,
         });
         if let Some(last) = last.max() {
@@ -223,6 +225,7 @@ enum Claim {
     Name(OrganizationId, String),
     Inbox(InboxKey),
     Partition(Partition),
+    Key(UsedKey),
 }
 
 /// How a request uses what it claims. Many may guard one stream; who writes it is alone with it, since the checks see
@@ -267,9 +270,14 @@ fn claims(request: &AppendRequest) -> Vec<(Claim, Using)> {
         .offset
         .iter()
         .map(|offset| Claim::Partition(offset.partition.clone()));
+    let key = request
+        .idempotency
+        .iter()
+        .map(|entry| Claim::Key(entry.key.clone()));
     let exclusive = names
         .chain(inbox)
         .chain(partition)
+        .chain(key)
         .map(|claim| (claim, Using::Write));
     streams.chain(exclusive).collect()
 }
@@ -294,8 +302,8 @@ fn may_pass(error: &sqlx::Error) -> bool {
 async fn append_to_log(pool: &PgPool, requests: &[AppendRequest]) -> Result<Vec<AppendOutcome>, sqlx::Error> {
     let columns = Columns::of(requests);
     let rows = sqlx::query(
-        "select outcome, last_position from append_to_log(
-            $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)
+        "select outcome, last_position, recorded_at from append_to_log(
+            $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)
          order by request",
     )
     .bind(columns.command_ids)
@@ -319,20 +327,26 @@ async fn append_to_log(pool: &PgPool, requests: &[AppendRequest]) -> Result<Vec<
     .bind(Value::Array(columns.offsets))
     .bind(Value::Array(columns.parked))
     .bind(Value::Array(columns.profiles))
+    .bind(Value::Array(columns.idempotency))
     .fetch_all(pool)
     .await?;
-    rows.iter()
-        .map(|row| outcome(row.try_get("outcome")?, row.try_get("last_position")?))
-        .collect()
+    rows.iter().map(outcome).collect()
 }
 
-fn outcome(outcome: &str, last: Option<i64>) -> Result<AppendOutcome, sqlx::Error> {
-    match outcome {
-        "appended" | "duplicate" => Ok(AppendOutcome::Appended { last }),
+fn outcome(row: &PgRow) -> Result<AppendOutcome, sqlx::Error> {
+    match row.try_get("outcome")? {
+        "appended" | "duplicate" => {
+            let position: Option<i64> = row.try_get("last_position")?;
+            let at: Option<DateTime<Utc>> = row.try_get("recorded_at")?;
+            let last = position.zip(at).map(|(position, at)| Recorded { position, at });
+            Ok(AppendOutcome::Appended { last })
+        }
         "repeated" => Ok(AppendOutcome::Repeated),
+        "key_used" => Ok(AppendOutcome::KeyUsed),
         "fenced" => Ok(AppendOutcome::OffsetFenced),
         "conflict" => Ok(AppendOutcome::Conflict),
         "name_taken" => Ok(AppendOutcome::NameTaken),
+        "full" => Ok(AppendOutcome::Full),
         other => Err(sqlx::Error::Decode(
             format!("append_to_log answered {other}").into(),
         )),
@@ -363,6 +377,7 @@ struct Columns<'a> {
     offsets: Vec<Value>,
     parked: Vec<Value>,
     profiles: Vec<Value>,
+    idempotency: Vec<Value>,
 }
 
 impl<'a> Columns<'a> {
@@ -406,6 +421,8 @@ impl<'a> Columns<'a> {
             .extend(request.parked.iter().map(|parked| side_row(number, parked)));
         self.profiles
             .extend(request.profiles.iter().map(|profile| side_row(number, profile)));
+        self.idempotency
+            .extend(request.idempotency.iter().map(|entry| side_row(number, entry)));
     }
 }
 

@@ -8,8 +8,8 @@ mod unit_of_work;
 
 pub use appender::{AppendError, Appender, AppenderTask};
 pub use request::{
-    AppendOutcome, AppendRequest, InboxKey, NameChange, NewEvent, OffsetMove, ParkedMessage, Partition,
-    Profile, Stream,
+    AppendOutcome, AppendRequest, IdempotencyEntry, InboxKey, NameChange, NewEvent, OffsetMove,
+    ParkedMessage, Partition, Profile, Recorded, Stream, UsedKey,
 };
 pub use text::has_nul;
 pub use unit_of_work::{UnitError, UnitOfWork};

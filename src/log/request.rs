@@ -1,6 +1,7 @@
 //! What the log can be asked to append: events of several streams, guards on the streams that were read, and the side
 //! rows that must move with them. All or nothing.
 
+use chrono::{DateTime, Utc};
 use domain::ids::{MemberId, OrganizationId, TokenId};
 use serde::Serialize;
 use uuid::Uuid;
@@ -33,6 +34,8 @@ pub struct AppendRequest {
     pub parked: Vec<ParkedMessage>,
     /// Names and addresses of members.
     pub profiles: Vec<Profile>,
+    /// What its caller named it by.
+    pub idempotency: Option<IdempotencyEntry>,
 }
 
 /// An event that has no position yet.
@@ -74,6 +77,33 @@ pub struct NameChange {
     pub name_key: String,
     /// Whose name.
     pub token_id: TokenId,
+    /// The token is a new one, of an organization that may have so many of them.
+    pub at_most: Option<u32>,
+}
+
+/// An idempotency key, and what it stands for from now on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct IdempotencyEntry {
+    /// Whose key: a key is known to the organization, the caller and the route that used it, and to no other.
+    #[serde(flatten)]
+    pub key: UsedKey,
+    /// SHA-256 of the request's body, hexadecimal.
+    pub body_digest: String,
+    /// The token that came of it.
+    pub token_id: TokenId,
+}
+
+/// An idempotency key in the place where it was used.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct UsedKey {
+    /// Whose member used it.
+    pub organization_id: OrganizationId,
+    /// Who used it.
+    pub member_id: MemberId,
+    /// For what, as `/access-tokens`.
+    pub route: String,
+    /// The key.
+    pub key: String,
 }
 
 /// A partition of a topic of a cluster.
@@ -141,17 +171,30 @@ pub struct Profile {
 /// What became of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AppendOutcome {
-    /// It stands; `last` is the position of its last event, none where it had no events.
+    /// It stands; `last` is where its last event does, none where it had no events.
     Appended {
-        /// The position of the last event.
-        last: Option<i64>,
+        /// Its last event.
+        last: Option<Recorded>,
     },
     /// A stream that was read has moved on: load and decide again.
     Conflict,
     /// An inbox key was used before by another command.
     Repeated,
+    /// The idempotency key was used before by another command.
+    KeyUsed,
     /// The name belongs to another token.
     NameTaken,
+    /// The organization has as many tokens as it may have.
+    Full,
     /// Somebody else moved the offset: this reader is no longer the partition's.
     OffsetFenced,
+}
+
+/// Where an event stands in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recorded {
+    /// Its position.
+    pub position: i64,
+    /// When it was appended, by the database's clock.
+    pub at: DateTime<Utc>,
 }

@@ -18,7 +18,8 @@ use thiserror::Error;
 use uuid::Uuid;
 
 use super::request::{
-    AppendRequest, InboxKey, NameChange, NewEvent, OffsetMove, ParkedMessage, Profile, Stream,
+    AppendRequest, IdempotencyEntry, InboxKey, NameChange, NewEvent, OffsetMove, ParkedMessage, Profile,
+    Stream,
 };
 
 /// Why a unit could not load or stage.
@@ -53,6 +54,7 @@ struct Staged {
     offset: Option<OffsetMove>,
     parked: Vec<ParkedMessage>,
     profiles: Vec<Profile>,
+    idempotency: Option<IdempotencyEntry>,
 }
 
 #[derive(Default)]
@@ -77,6 +79,7 @@ impl UnitOfWork {
             offset: None,
             parked: Vec::new(),
             profiles: Vec::new(),
+            idempotency: None,
         };
         let reads = Arc::new(PostgresEventRepository::new(pool.clone()));
         Self {
@@ -175,6 +178,11 @@ impl UnitOfWork {
         self.staged().names.push(name);
     }
 
+    /// What its caller named the command by.
+    pub fn remember(&self, key: IdempotencyEntry) {
+        self.staged().idempotency = Some(key);
+    }
+
     /// The intake's offset, moved with the events.
     pub fn move_offset(&self, offset: OffsetMove) {
         self.staged().offset = Some(offset);
@@ -211,6 +219,7 @@ impl UnitOfWork {
             offset: staged.offset.clone(),
             parked: staged.parked.clone(),
             profiles: staged.profiles.clone(),
+            idempotency: staged.idempotency.clone(),
         }
     }
 

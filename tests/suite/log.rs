@@ -3,8 +3,10 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
+use chrono::{DateTime, Utc};
 use featbit_tokens::log::{
-    AppendOutcome, AppendRequest, Appender, InboxKey, NameChange, NewEvent, OffsetMove, Partition, Stream,
+    AppendOutcome, AppendRequest, Appender, IdempotencyEntry, InboxKey, NameChange, NewEvent, OffsetMove,
+    Partition, Recorded, Stream, UsedKey,
 };
 use serde_json::json;
 use sqlx::{Connection, Executor, PgConnection, PgPool};
@@ -29,8 +31,12 @@ impl Node {
         Self { appender, stop }
     }
 
+    /// The outcome, without the hour.
     async fn append(&self, request: AppendRequest) -> AppendOutcome {
-        self.appender.append(request).await.expect("an outcome")
+        match self.appender.append(request).await.expect("an outcome") {
+            AppendOutcome::Appended { last: Some(last) } => appended(last.position),
+            other => other,
+        }
     }
 }
 
@@ -70,11 +76,15 @@ fn request(id: &str, after: i64, events: i64) -> AppendRequest {
         offset: None,
         parked: Vec::new(),
         profiles: Vec::new(),
+        idempotency: None,
     }
 }
 
-fn appended(last: i64) -> AppendOutcome {
-    AppendOutcome::Appended { last: Some(last) }
+fn appended(position: i64) -> AppendOutcome {
+    let at = DateTime::UNIX_EPOCH;
+    AppendOutcome::Appended {
+        last: Some(Recorded { position, at }),
+    }
 }
 
 /// Two writers, the second of which commits before the first if it can, and a reader that moves on to whatever it sees.
@@ -337,6 +347,7 @@ async fn a_name_is_one_tokens_until_it_is_freed() {
             organization_id: Uuid::nil().into(),
             name_key: "ci".to_owned(),
             token_id: token.into(),
+            at_most: None,
         };
         AppendRequest {
             names: vec![name],
@@ -353,6 +364,91 @@ async fn a_name_is_one_tokens_until_it_is_freed() {
     assert_eq!(node.append(named("d", two, true)).await, AppendOutcome::NameTaken);
     assert_eq!(node.append(named("e", one, false)).await, appended(3));
     assert_eq!(node.append(named("f", two, true)).await, appended(4));
+}
+
+/// Also where it was appended by an answer that was lost. Tried: without the answer for a duplicate in append_to_log.
+#[tokio::test]
+async fn the_answer_says_when_the_event_was_recorded() {
+    let database = TestDatabase::new().await;
+    let node = Node::on(&database.pool);
+    let command = request("a", 0, 2);
+    for _ in 0..2 {
+        let outcome = node.appender.append(command.clone()).await.unwrap();
+        let at: DateTime<Utc> = sqlx::query_scalar("select recorded_at from events where position = 2")
+            .fetch_one(&database.pool)
+            .await
+            .unwrap();
+        assert_eq!(
+            outcome,
+            AppendOutcome::Appended {
+                last: Some(Recorded { position: 2, at })
+            }
+        );
+    }
+}
+
+/// Tried: without the key among the claims (both of a batch were appended), and without its check in append_to_log.
+#[tokio::test]
+async fn an_idempotency_key_stands_for_one_command_until_it_is_30_days_old() {
+    let database = TestDatabase::new().await;
+    let node = Node::on(&database.pool);
+    let keyed = |id: &str, route: &str| AppendRequest {
+        idempotency: Some(IdempotencyEntry {
+            key: UsedKey {
+                organization_id: Uuid::nil().into(),
+                member_id: Uuid::nil().into(),
+                route: route.to_owned(),
+                key: "k".to_owned(),
+            },
+            body_digest: "00".repeat(32),
+            token_id: Uuid::new_v4().into(),
+        }),
+        ..request(id, 0, 1)
+    };
+    let (one, two) = tokio::join!(node.append(keyed("a", "/x")), node.append(keyed("b", "/x")));
+    assert_eq!((one, two), (appended(1), AppendOutcome::KeyUsed));
+    assert_eq!(node.append(keyed("b", "/y")).await, appended(2));
+    for (age, outcome) in [
+        ("29 days 23 hours", AppendOutcome::KeyUsed),
+        ("30 days", appended(3)),
+    ] {
+        sqlx::query("update idempotency_keys set recorded_at = now() - $1::interval where route = '/x'")
+            .bind(age)
+            .execute(&database.pool)
+            .await
+            .unwrap();
+        assert_eq!(node.append(keyed("c", "/x")).await, outcome, "{age}");
+    }
+    assert_eq!(node.append(keyed("d", "/x")).await, AppendOutcome::KeyUsed);
+    assert_eq!(log_is_whole(&database.pool).await, 3);
+}
+
+/// Tried: without the others of the batch counted (all ten were appended).
+#[tokio::test]
+async fn an_organization_is_never_given_more_tokens_than_it_may_have_not_even_within_a_batch() {
+    let database = TestDatabase::new().await;
+    let node = Node::on(&database.pool);
+    let one_of_three = |id: &str, organization: u128| AppendRequest {
+        names: vec![NameChange {
+            reserve: true,
+            organization_id: Uuid::from_u128(organization).into(),
+            name_key: id.to_owned(),
+            token_id: Uuid::new_v4().into(),
+            at_most: Some(3),
+        }],
+        ..request(id, 0, 1)
+    };
+    let mut appends = JoinSet::new();
+    for nth in 0..10 {
+        let appender = node.appender.clone();
+        let request = one_of_three(&nth.to_string(), 1);
+        appends.spawn(async move { appender.append(request).await.unwrap() });
+    }
+    let outcomes = appends.join_all().await;
+    let is_appended = |outcome: &&AppendOutcome| matches!(outcome, AppendOutcome::Appended { .. });
+    assert_eq!(outcomes.iter().filter(is_appended).count(), 3, "{outcomes:?}");
+    assert_eq!(node.append(one_of_three("late", 1)).await, AppendOutcome::Full);
+    assert_eq!(node.append(one_of_three("elsewhere", 2)).await, appended(4));
 }
 
 #[tokio::test]
@@ -433,7 +529,7 @@ async fn connections_that_break_lose_nothing_and_double_nothing() {
     let mut positions = HashSet::new();
     while let Some(outcome) = requests.join_next().await {
         match outcome.unwrap().unwrap() {
-            AppendOutcome::Appended { last: Some(position) } => assert!(positions.insert(position)),
+            AppendOutcome::Appended { last: Some(last) } => assert!(positions.insert(last.position)),
             other => panic!("{other:?}"),
         }
     }

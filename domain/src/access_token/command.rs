@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use ipnet::IpNet;
 use thiserror::Error;
 
-use super::{Created, DeactivationReason, TokenName};
+use super::{Created, DeactivationReason, Rotation, TokenName};
 use crate::policy::Statement;
 
 /// A command to one token's stream.
@@ -14,6 +14,8 @@ pub enum AccessTokenCommand {
     Create(Box<Created>),
     /// Change what may be changed, at this time; absent: leave as it is.
     Update(Update, DateTime<Utc>),
+    /// Give it another secret.
+    Rotate(Rotation),
     /// Let it be used (again).
     Activate(CreatorStanding),
     /// Stop it until it is activated.

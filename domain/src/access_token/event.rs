@@ -1,5 +1,5 @@
 //! What happened to a token, as stored for ever. Names and fields are pinned by hand: a change of shape is an upcaster,
-//! a change of meaning a new event. The secret itself is in none of them; its digest is in Created.
+//! a change of meaning a new event. The secret itself is in none of them; its digest is in Created and SecretRotated.
 
 use chrono::{DateTime, Utc};
 use cqrs_es::DomainEvent;
@@ -57,6 +57,20 @@ pub enum AccessTokenEvent {
         organization_id: OrganizationId,
         /// The only addresses from now on; none: from everywhere.
         allowed_ips: Vec<IpNet>,
+    },
+    /// It has another secret.
+    #[serde(rename = "access_token.secret_rotated", rename_all = "camelCase")]
+    SecretRotated {
+        /// Which token.
+        token_id: TokenId,
+        /// In which organization.
+        organization_id: OrganizationId,
+        /// Until when the secret before goes on working; none: it ended at once.
+        previous_until: Option<DateTime<Utc>>,
+        /// SHA-256 of the new secret.
+        digest: SecretDigest,
+        /// What people may see of it.
+        hint: String,
     },
     /// It may be used (again).
     #[serde(rename = "access_token.activated", rename_all = "camelCase")]
@@ -153,6 +167,7 @@ impl DomainEvent for AccessTokenEvent {
             Self::DescriptionChanged { .. } => "access_token.description_changed",
             Self::ExpiryChanged { .. } => "access_token.expiry_changed",
             Self::AllowedIpsChanged { .. } => "access_token.allowed_ips_changed",
+            Self::SecretRotated { .. } => "access_token.secret_rotated",
             Self::Activated { .. } => "access_token.activated",
             Self::Deactivated { .. } => "access_token.deactivated",
             Self::Removed { .. } => "access_token.removed",

@@ -5,6 +5,7 @@ mod command;
 mod event;
 pub mod management;
 mod name;
+mod secrets;
 #[cfg(test)]
 mod tests;
 
@@ -17,10 +18,11 @@ use serde::{Deserialize, Serialize};
 pub use command::{AccessTokenCommand, AccessTokenRefusal, CreatorStanding, Update};
 pub use event::{AccessTokenEvent, Created, DeactivationReason};
 pub use name::{InvalidTokenName, TokenName, name_key};
+pub use secrets::{Rotation, Secrets};
 
 use crate::ids::{MemberId, OrganizationId, TokenId};
 use crate::policy::{Permission, Statement};
-use crate::secret::{SecretDigest, SecretKind};
+use crate::secret::SecretKind;
 
 /// Whose permission a token carries: its creator's as it stands, or its own. FeatBit's words, case-sensitive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -98,8 +100,8 @@ pub struct Token {
     pub expires_at: Option<DateTime<Utc>>,
     /// The only addresses it may be used from; none: from everywhere.
     pub allowed_ips: Vec<IpNet>,
-    /// SHA-256 of its secret.
-    pub digest: SecretDigest,
+    /// What it is recognised by.
+    pub secrets: Secrets,
 }
 
 /// FeatBit's words for a token's status, as the token's own stream has it.
@@ -179,6 +181,20 @@ impl Token {
             organization_id: self.organization_id,
             reason,
         }]
+    }
+
+    /// A secret that nobody could use is not handed out; one of a token that is inactive is, to be activated later.
+    fn rotate(&self, rotation: Rotation) -> Result<Vec<AccessTokenEvent>, AccessTokenRefusal> {
+        if self.is_expired(rotation.now) {
+            return Err(AccessTokenRefusal::TokenIsExpired);
+        }
+        Ok(vec![AccessTokenEvent::SecretRotated {
+            token_id: self.id,
+            organization_id: self.organization_id,
+            previous_until: rotation.previous_until(self.expires_at),
+            digest: rotation.digest,
+            hint: rotation.hint,
+        }])
     }
 
     fn update(
@@ -274,6 +290,7 @@ impl AccessToken {
                 Err(AccessTokenRefusal::AlreadyExists)
             }
             (Self::Live(token), AccessTokenCommand::Update(update, now)) => token.update(update, now),
+            (Self::Live(token), AccessTokenCommand::Rotate(rotation)) => token.rotate(rotation),
             (Self::Live(token), AccessTokenCommand::Activate(creator)) => token.activate(creator),
             (Self::Live(token), AccessTokenCommand::Deactivate(reason)) => Ok(token.deactivate(reason)),
             (Self::Live(token), AccessTokenCommand::Remove) => Ok(vec![AccessTokenEvent::Removed {
@@ -306,7 +323,7 @@ impl From<Created> for Token {
             description: created.description,
             expires_at: created.expires_at,
             allowed_ips: created.allowed_ips,
-            digest: created.digest,
+            secrets: Secrets::new(created.digest),
         }
     }
 }
@@ -357,6 +374,11 @@ impl Aggregate for AccessToken {
             AccessTokenEvent::Deactivated { reason, .. } => {
                 self.change(|token| token.status = Status::Inactive(reason));
             }
+            AccessTokenEvent::SecretRotated {
+                digest,
+                previous_until,
+                ..
+            } => self.change(|token| token.secrets = token.secrets.rotated(digest, previous_until)),
             AccessTokenEvent::Removed { .. } => {
                 if let Self::Live(token) = self {
                     *self = Self::Removed(token.clone());

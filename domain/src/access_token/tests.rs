@@ -1,12 +1,14 @@
 //! What can be done to a token, and what comes of it: given its events, when asked, then these events or that refusal.
-//! Here what it is; in `usability` whether it can be used.
+//! Here what it is; in `rotation` by what it is recognised, in `usability` whether it can be used.
 
+mod rotation;
 mod usability;
 
 use cqrs_es::test::{AggregateTestExecutor, TestFramework};
 
 use super::*;
 use crate::samples::{DEV, FLAGS, PROD_FLAGS, allow, at, created, deny, name, organization, token_id};
+use crate::secret::SecretDigest;
 
 fn given(events: Vec<AccessTokenEvent>) -> AggregateTestExecutor<AccessToken> {
     TestFramework::with(()).given(events)
@@ -84,6 +86,16 @@ fn deactivated(reason: DeactivationReason) -> AccessTokenEvent {
         token_id: token_id(),
         organization_id: organization(),
         reason,
+    }
+}
+
+fn rotated(secret: u8, previous_until: Option<DateTime<Utc>>) -> AccessTokenEvent {
+    AccessTokenEvent::SecretRotated {
+        token_id: token_id(),
+        organization_id: organization(),
+        previous_until,
+        digest: SecretDigest::from_bytes([secret; 32]),
+        hint: "api-p_wxyz*******************".to_owned(),
     }
 }
 
@@ -185,7 +197,7 @@ fn a_new_token_is_active_and_as_it_was_asked_for() {
             description: Some("nightly".to_owned()),
             expires_at: Some(at(1)),
             allowed_ips: nets(&["10.0.0.0/8"]),
-            digest: asked.digest,
+            secrets: Secrets::new(asked.digest),
         }
     );
 }

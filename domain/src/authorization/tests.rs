@@ -174,7 +174,7 @@ fn of_several_reasons_the_first_in_the_contracts_order_is_given_for_a_personal_t
     let mut ran = 0;
     for flaws in subsets(&all_flaws()) {
         let (token, creator) = flawed(TokenType::Personal, &flaws);
-        let answer = decide_for_token(&token, &creator, &question());
+        let answer = decide_for_token(&token, None, &creator, &question());
         assert_eq!(answer.reason, first_of(&flaws, &FOR_PERSONAL), "{flaws:?}");
         ran += 1;
     }
@@ -187,7 +187,7 @@ fn of_several_reasons_the_first_is_given_for_a_service_token_and_its_creator_is_
     let mut ran = 0;
     for flaws in subsets(&all_flaws()) {
         let (token, creator) = flawed(TokenType::Service, &flaws);
-        let answer = decide_for_token(&token, &creator, &question());
+        let answer = decide_for_token(&token, None, &creator, &question());
         assert_eq!(answer.reason, first_of(&flaws, &FOR_SERVICE), "{flaws:?}");
         ran += 1;
     }
@@ -196,7 +196,7 @@ fn of_several_reasons_the_first_is_given_for_a_service_token_and_its_creator_is_
 
 #[test]
 fn a_token_never_issued_is_unknown() {
-    let answer = decide_for_token(&AccessToken::Unknown, &Standing::default(), &question()).reason;
+    let answer = decide_for_token(&AccessToken::Unknown, None, &Standing::default(), &question()).reason;
     assert_eq!(answer, UnknownToken);
 }
 
@@ -209,7 +209,7 @@ fn a_token_ends_at_the_instant_of_its_expiry() {
                 expires_at: Some(expires_at),
                 ..created(token_type, built_in::owner())
             });
-            assert_eq!(decide_for_token(&token, &owner, &question()).reason, reason);
+            assert_eq!(decide_for_token(&token, None, &owner, &question()).reason, reason);
         }
     }
 }
@@ -222,7 +222,10 @@ fn a_personal_token_is_usable_under_its_own_membership_only() {
             membership_number,
             ..member(built_in::owner())
         };
-        assert_eq!(decide_for_token(&token, &creator, &question()).reason, reason);
+        assert_eq!(
+            decide_for_token(&token, None, &creator, &question()).reason,
+            reason
+        );
     }
 }
 
@@ -240,7 +243,7 @@ fn from(allowed_ips: &[&str], address: Option<IpAddr>) -> Reason {
         address,
         ..question()
     };
-    decide_for_token(&token, &Standing::default(), &question).reason
+    decide_for_token(&token, None, &Standing::default(), &question).reason
 }
 
 #[test]
@@ -301,8 +304,8 @@ fn a_resource_said_to_be_in_another_organization_matches_nothing_not_even_a_deny
             let (standing, nobody) = (member(statements.clone()), Standing::default());
             let (personal, service) = (personal(vec![]), service(statements));
             for answer in [
-                decide_for_token(&personal, &standing, &question),
-                decide_for_token(&service, &nobody, &question),
+                decide_for_token(&personal, None, &standing, &question),
+                decide_for_token(&service, None, &nobody, &question),
                 decide_for_member(&standing, organization(), &question),
             ] {
                 assert_eq!(answer.reason, expected, "{asked:?}");
@@ -318,7 +321,7 @@ fn asked(token: &AccessToken, creator: &Standing, resource: &str) -> Reason {
         resource,
         ..question()
     };
-    decide_for_token(token, creator, &question).reason
+    decide_for_token(token, None, creator, &question).reason
 }
 
 /// Tried: with `is_in_scope` always true.
@@ -369,7 +372,7 @@ fn the_answer_names_the_statement_of_the_creator_that_allowed_or_denied() {
             resource,
             ..question()
         };
-        let answer = decide_for_token(&token, &creator, &question);
+        let answer = decide_for_token(&token, None, &creator, &question);
         let named = answer.statement.and_then(|statement| statement.id.as_deref());
         assert_eq!(named, expected, "{resource}");
         assert_eq!(answer.is_allowed(), expected == Some("a-1"), "{resource}");
@@ -440,4 +443,41 @@ fn reasons_are_written_as_the_contracts_closed_list_has_them() {
             "stale_replica"
         ])
     );
+}
+
+/// Tried: without the check of the presented secret, and with it after the one for removed tokens.
+#[test]
+fn a_secret_that_was_rotated_away_is_nobodys() {
+    let digest = |secret: u8| SecretDigest::from_bytes([secret; 32]);
+    let mut token = AccessToken::default();
+    token.apply(AccessTokenEvent::Created(created(
+        TokenType::Service,
+        vec![allow("s", "ToggleFlag", FLAGS)],
+    )));
+    token.apply(AccessTokenEvent::SecretRotated {
+        token_id: token_id(),
+        organization_id: organization(),
+        previous_until: Some(at(60)),
+        digest: digest(8),
+        hint: String::new(),
+    });
+    let mut removed = token.clone();
+    removed.apply(AccessTokenEvent::Removed {
+        token_id: token_id(),
+        organization_id: organization(),
+    });
+    for (secret, now, live, gone) in [
+        (8, 60, Allowed, TokenRemoved),
+        (7, 59, Allowed, TokenRemoved),
+        (7, 60, UnknownToken, UnknownToken),
+        (9, 0, UnknownToken, UnknownToken),
+    ] {
+        let question = Question {
+            now: at(now),
+            ..question()
+        };
+        let why =
+            |token| decide_for_token(token, Some(&digest(secret)), &Standing::default(), &question).reason;
+        assert_eq!((why(&token), why(&removed)), (live, gone), "{secret} at {now}");
+    }
 }

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 /// What is written, and is never to change: all the fixtures there are.
-const FIXTURES: [&str; 28] = [
+const FIXTURES: [&str; 30] = [
     "access_token.activated",
     "access_token.allowed_ips_changed",
     "access_token.created.personal",
@@ -26,6 +26,8 @@ const FIXTURES: [&str; 28] = [
     "access_token.expiry_changed.set",
     "access_token.removed",
     "access_token.renamed",
+    "access_token.secret_rotated.at_once",
+    "access_token.secret_rotated.with_overlap",
     "member.added.arrival",
     "member.added.version",
     "member.blocked",
@@ -67,6 +69,10 @@ impl Stored for AccessTokenEvent {
                 None => "access_token.expiry_changed.none",
             },
             Self::AllowedIpsChanged { .. } => "access_token.allowed_ips_changed",
+            Self::SecretRotated { previous_until, .. } => match previous_until {
+                Some(_) => "access_token.secret_rotated.with_overlap",
+                None => "access_token.secret_rotated.at_once",
+            },
             Self::Activated { .. } => "access_token.activated",
             Self::Deactivated { reason, .. } => match reason {
                 DeactivationReason::ByMember => "access_token.deactivated.by_member",
@@ -178,7 +184,7 @@ fn every_event_type_has_a_fixture_and_every_file_is_one() {
         event_types::<OrganizationEvent>(),
     ]
     .concat();
-    assert_eq!(types.len(), 16);
+    assert_eq!(types.len(), 17);
     for event_type in types {
         let has_one = FIXTURES.iter().any(|name| is_of_type(name, &event_type));
         assert!(has_one, "{event_type} has no fixture");

@@ -98,6 +98,21 @@ async fn access_token(
                 .await?;
             Ok(())
         }
+        AccessTokenEvent::SecretRotated {
+            token_id,
+            digest,
+            hint,
+            ..
+        } => {
+            sqlx::query("update access_tokens set digest = $2, hint = $3, updated_at = $4 where id = $1")
+                .bind(token_id.as_uuid())
+                .bind(digest.as_bytes().as_slice())
+                .bind(hint)
+                .bind(event.recorded_at)
+                .execute(connection)
+                .await?;
+            Ok(())
+        }
         AccessTokenEvent::Activated {
             token_id,
             membership_number,

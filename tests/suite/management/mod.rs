@@ -5,9 +5,12 @@ mod answers;
 mod changing;
 mod creating;
 mod format;
+mod idempotency;
+mod limits;
 mod lists;
 mod names;
 mod permissions;
+mod rotation;
 
 use std::collections::BTreeSet;
 

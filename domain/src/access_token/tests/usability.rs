@@ -209,6 +209,7 @@ async fn a_removed_token_takes_no_command_ever_again() {
     for command in [
         update(Update::default()),
         claiming(vec![]),
+        rotation::rotate(8, chrono::TimeDelta::zero()),
         activate(member_under(1)),
         activate(member_under(2)),
         AccessTokenCommand::Deactivate(DeactivationReason::ByMember),
@@ -229,6 +230,7 @@ fn no_event_brings_a_removed_token_back_or_changes_it() {
     for event in [
         personal(),
         service(),
+        rotated(8, None),
         renamed("release"),
         described(Some("nightly")),
         expiry(Some(at(5))),

@@ -1,0 +1,222 @@
+-- What managing tokens needs of the log: idempotency keys, a bound on the tokens of an organization that parallel creations
+-- can't get past, and the time at which an event was recorded in the answer to its append.
+
+-- Keys that callers name their requests by, so that a retry creates nothing a second time: kept for 30 days, written in
+-- the append that holds what the request came to.
+create table idempotency_keys (
+    organization_id uuid        not null,
+    member_id       uuid        not null,
+    route           text        not null,
+    key             text        not null,
+    -- SHA-256 of the request's body: the same key with another body is a mistake
+    body_digest     bytea       not null check (length(body_digest) = 32),
+    token_id        uuid        not null,
+    recorded_at     timestamptz not null,
+    primary key (organization_id, member_id, route, key)
+);
+
+create index idempotency_keys_by_age on idempotency_keys (recorded_at);
+
+-- A key recorded after this time is still good.
+create function idempotency_keys_hold_since() returns timestamptz language sql stable as $$
+    select now() - interval '30 days'
+$$;
+
+drop function append_to_log;
+
+-- Appends a batch of requests, each all or nothing and with an outcome of its own; request n is the nth command id.
+-- Within a batch no two requests may share a stream, a name, an inbox key or a partition: the appender sees to that.
+--   appended    its events stand at first_position to last_position (null where it had none)
+--   duplicate   this very command was appended before, at those positions
+--   repeated    one of its inbox keys was used by another command
+--   key_used    its idempotency key was used by another command
+--   fenced      the offset it moves is not where it believes
+--   conflict    a stream it read has moved on
+--   name_taken  a name it reserves belongs to another token
+--   full        the organization has as many tokens as it may have; where that is so only with others of this batch, it is a
+--               conflict, for they may yet come to nothing
+create function append_to_log(
+    command_ids      uuid[],
+    stream_requests  int[], stream_types text[], stream_ids text[], stream_sequences bigint[],
+    event_requests   int[], event_aggregate_types text[], event_aggregate_ids text[], event_sequences bigint[],
+    event_types      text[], event_versions text[], event_organizations uuid[],
+    event_payloads   text[], event_metadata text[],
+    inbox_requests   int[], inbox_sources text[], inbox_keys text[],
+    names            jsonb, -- [{request, reserve: bool, organization_id, name_key, token_id, at_most: tokens, or null}]
+    offsets          jsonb, -- [{request, cluster_id, topic, partition, expected or null, next_offset}]
+    parked           jsonb, -- [{request, and the columns of parked_messages; bytes in hexadecimal}]
+    profile_rows     jsonb, -- [{request, and the columns of profiles}]
+    idempotency      jsonb  -- [{request, organization_id, member_id, route, key, body_digest in hexadecimal, token_id}]
+) returns table (request int, outcome text, first_position bigint, last_position bigint, recorded_at timestamptz)
+language plpgsql volatile as $$
+declare
+    outcomes       text[];
+    firsts         bigint[] := array_fill(null::bigint, array[cardinality(command_ids)]);
+    lasts          bigint[] := array_fill(null::bigint, array[cardinality(command_ids)]);
+    head_position  bigint;
+    head_hash      bytea;
+    head_time      timestamptz;
+    event          record;
+begin
+    -- A statement of its own: the statements after it see everything that was committed before the lock was had.
+    -- Taken in one statement with the read of the head, a position was given out twice.
+    perform pg_advisory_xact_lock(7305808869231650131);
+
+    with duplicates as (
+        select ids.request from unnest(command_ids) with ordinality as ids (id, request)
+        join inbox i on i.source = '' and i.key = ids.id::text
+    ), repeated as (
+        select keys.request from unnest(inbox_requests, inbox_sources, inbox_keys) as keys (request, source, key)
+        join inbox i on i.source = keys.source and i.key = keys.key
+    ), key_used as (
+        select keys.request
+        from jsonb_to_recordset(idempotency) as keys (request int, organization_id uuid, member_id uuid, route text, key text)
+        join idempotency_keys k using (organization_id, member_id, route, key)
+        where k.recorded_at > idempotency_keys_hold_since()
+    ), fenced as (
+        select moves.request
+        from jsonb_to_recordset(offsets) as moves (request int, cluster_id text, topic text, partition int, expected bigint)
+        left join kafka_offsets o using (cluster_id, topic, partition)
+        where o.next_offset is distinct from moves.expected
+    ), moved_on as (
+        select streams.request
+        from unnest(stream_requests, stream_types, stream_ids, stream_sequences) as streams (request, type, id, sequence)
+        where streams.sequence <> coalesce(
+            (select e.sequence from events e where e.aggregate_type = streams.type and e.aggregate_id = streams.id
+             order by e.sequence desc limit 1), 0)
+    ), taken as (
+        select wanted.request
+        from jsonb_to_recordset(names) as wanted (request int, reserve bool, organization_id uuid, name_key text, token_id uuid)
+        join access_token_names n using (organization_id, name_key)
+        where wanted.reserve and n.token_id <> wanted.token_id
+    ), added as (
+        select wanted.request, wanted.organization_id, wanted.at_most,
+               row_number() over (partition by wanted.organization_id order by wanted.request) - 1 as before
+        from jsonb_to_recordset(names) as wanted (request int, organization_id uuid, at_most bigint)
+        where wanted.at_most is not null
+    ), live as (
+        -- each token that is not removed has its name
+        select o.organization_id, (select count(*) from access_token_names n where n.organization_id = o.organization_id) as tokens
+        from (select distinct a.organization_id from added a) o
+    ), crowded as (
+        select a.request, l.tokens >= a.at_most as is_full
+        from added a join live l using (organization_id)
+        where l.tokens + a.before >= a.at_most
+    )
+    select array_agg(
+        case
+            when r in (select d.request from duplicates d) then 'duplicate'
+            when r in (select d.request from repeated d) then 'repeated'
+            when r in (select d.request from fenced d) then 'fenced'
+            when r in (select d.request from key_used d) then 'key_used'
+            when r in (select d.request from moved_on d) then 'conflict'
+            when r in (select d.request from taken d) then 'name_taken'
+            when r in (select d.request from crowded d where d.is_full) then 'full'
+            when r in (select d.request from crowded d) then 'conflict'
+            else 'appended'
+        end order by r)
+    into outcomes
+    from generate_subscripts(command_ids, 1) as r;
+
+    select e.position, e.hash, e.recorded_at into head_position, head_hash, head_time
+    from events e order by e.position desc limit 1;
+    head_position := coalesce(head_position, 0);
+    head_hash := coalesce(head_hash, decode(repeat('00', 32), 'hex'));
+    -- The clock may be set back; the times of the log never are.
+    head_time := greatest(head_time, clock_timestamp());
+
+    for event in
+        select * from unnest(event_requests, event_aggregate_types, event_aggregate_ids, event_sequences, event_types,
+                             event_versions, event_organizations, event_payloads, event_metadata) with ordinality
+            as e (request, aggregate_type, aggregate_id, sequence, event_type,
+                  event_version, organization_id, payload, metadata, nth)
+        where outcomes[e.request] = 'appended'
+        order by e.nth
+    loop
+        head_position := head_position + 1;
+        head_hash := event_hash(head_position, head_hash, event.aggregate_type, event.aggregate_id, event.sequence,
+                                event.event_type, event.event_version, event.payload, event.metadata, head_time);
+        insert into events values (head_position, event.aggregate_type, event.aggregate_id, event.sequence,
+            event.event_type, event.event_version, event.payload::json, event.metadata::json, event.organization_id,
+            head_time, head_hash);
+        firsts[event.request] := coalesce(firsts[event.request], head_position);
+        lasts[event.request] := head_position;
+    end loop;
+
+    insert into inbox
+    select '', ids.id::text, firsts[ids.request], lasts[ids.request]
+    from unnest(command_ids) with ordinality as ids (id, request)
+    where outcomes[ids.request] = 'appended'
+    union all
+    select keys.source, keys.key, firsts[keys.request], lasts[keys.request]
+    from unnest(inbox_requests, inbox_sources, inbox_keys) as keys (request, source, key)
+    where outcomes[keys.request] = 'appended';
+
+    if jsonb_array_length(names) > 0 then
+        delete from access_token_names n
+        using jsonb_to_recordset(names) as freed (request int, reserve bool, organization_id uuid, name_key text, token_id uuid)
+        where outcomes[freed.request] = 'appended' and not freed.reserve
+          and n.organization_id = freed.organization_id and n.name_key = freed.name_key and n.token_id = freed.token_id;
+
+        insert into access_token_names
+        select wanted.organization_id, wanted.name_key, wanted.token_id
+        from jsonb_to_recordset(names) as wanted (request int, reserve bool, organization_id uuid, name_key text, token_id uuid)
+        where outcomes[wanted.request] = 'appended' and wanted.reserve
+        on conflict (organization_id, name_key) do nothing;
+    end if;
+
+    if jsonb_array_length(offsets) > 0 then
+        insert into kafka_offsets
+        select moves.cluster_id, moves.topic, moves.partition, moves.next_offset
+        from jsonb_to_recordset(offsets) as moves (request int, cluster_id text, topic text, partition int, next_offset bigint)
+        where outcomes[moves.request] = 'appended'
+        on conflict (cluster_id, topic, partition) do update set next_offset = excluded.next_offset;
+    end if;
+
+    if jsonb_array_length(parked) > 0 then
+        insert into parked_messages (id, organization_id, member_id, event_type, reason, cluster_id, topic, partition,
+                                     message_offset, message_key, headers, payload)
+        select p.id, p.organization_id, p.member_id, p.event_type, p.reason, p.cluster_id, p.topic, p.partition,
+               p.message_offset, decode(p.message_key, 'hex'), p.headers, decode(p.payload, 'hex')
+        from jsonb_to_recordset(parked) as p (request int, id uuid, organization_id uuid, member_id uuid,
+            event_type text, reason text, cluster_id text, topic text, partition int, message_offset bigint,
+            message_key text, headers json, payload text)
+        where outcomes[p.request] = 'appended';
+    end if;
+
+    if jsonb_array_length(profile_rows) > 0 then
+        insert into profiles
+        select p.organization_id, p.member_id, p.name, p.email
+        from jsonb_to_recordset(profile_rows) as p (request int, organization_id uuid, member_id uuid, name text, email text)
+        where outcomes[p.request] = 'appended'
+        on conflict (organization_id, member_id) do update set name = excluded.name, email = excluded.email;
+    end if;
+
+    if jsonb_array_length(idempotency) > 0 then
+        delete from idempotency_keys k
+        where k.ctid = any (array(select old.ctid from idempotency_keys old
+                                  where old.recorded_at <= idempotency_keys_hold_since() limit 1000));
+
+        insert into idempotency_keys
+        select keys.organization_id, keys.member_id, keys.route, keys.key, decode(keys.body_digest, 'hex'), keys.token_id,
+               head_time
+        from jsonb_to_recordset(idempotency) as keys (request int, organization_id uuid, member_id uuid, route text,
+            key text, body_digest text, token_id uuid)
+        where outcomes[keys.request] = 'appended'
+        on conflict (organization_id, member_id, route, key) do update
+        set body_digest = excluded.body_digest, token_id = excluded.token_id, recorded_at = excluded.recorded_at;
+    end if;
+
+    return query
+    select r, outcomes[r],
+           case outcomes[r] when 'duplicate' then i.first_position else firsts[r] end,
+           case outcomes[r] when 'duplicate' then i.last_position else lasts[r] end,
+           case outcomes[r]
+               when 'duplicate' then (select e.recorded_at from events e where e.position = i.last_position)
+               else head_time
+           end
+    from generate_subscripts(command_ids, 1) as r
+    left join inbox i on outcomes[r] = 'duplicate' and i.source = '' and i.key = command_ids[r]::text
+    order by r;
+end
+$$;

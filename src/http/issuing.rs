@@ -1,0 +1,139 @@
+//! The two requests whose answer holds a secret, this once: creating a token, and rotating it. Under an idempotency key a
+//! retry is told what came of the first one, with the secret masked.
+
+use axum::extract::State;
+use axum::http::header::CACHE_CONTROL;
+use axum::http::{HeaderMap, HeaderValue};
+use axum::response::Response;
+use domain::ids::{MemberId, OrganizationId, TokenId};
+use projections::{access_tokens as tokens, members};
+
+use super::Service;
+use super::access_tokens::{IdInPath, in_read_models, limits, load, settle, token_id};
+use super::body::Fields;
+use super::caller::KnownCaller;
+use super::envelope::{already_done, done};
+use super::idempotency::idempotency_key;
+use super::problem::Problem;
+use super::token_body::{CreatorBody, IssuedBody, TokenBody};
+use super::token_fields::{new_token, overlap};
+use crate::commands::Done;
+use crate::commands::issuing::{Issued, Issuing, NewToken};
+
+/// `POST /access-tokens`
+pub(super) async fn create(
+    State(service): State<Service>,
+    known: KnownCaller,
+    headers: HeaderMap,
+    fields: Fields,
+) -> Result<Response, Problem> {
+    let new = new_token(&fields, limits(&service))?;
+    let key = idempotency_key(&headers, "/access-tokens".to_owned(), &fields)?;
+    let created = service
+        .commands
+        .create_token(&known.caller, new.clone(), key.as_ref())
+        .await?;
+    match created.value {
+        Issuing::AlreadyDone(token_id) => repeated(&service, &known, token_id, created.position).await,
+        Issuing::Issued(issued) => {
+            settle(&service, created.position).await;
+            let token = created_body(&service, &known, new, &issued).await;
+            Ok(show(&known, token, &issued, created.position))
+        }
+    }
+}
+
+/// `POST /access-tokens/{id}/rotate`
+pub(super) async fn rotate(
+    State(service): State<Service>,
+    known: KnownCaller,
+    id: IdInPath,
+    headers: HeaderMap,
+    fields: Option<Fields>,
+) -> Result<Response, Problem> {
+    let token_id = token_id(id)?;
+    let fields = fields.unwrap_or_default();
+    let overlap = overlap(&fields)?;
+    let key = idempotency_key(&headers, format!("/access-tokens/{token_id}/rotate"), &fields)?;
+    let Done { value, position } = service
+        .commands
+        .rotate_token(&known.caller, token_id, overlap, key.as_ref())
+        .await?;
+    match value {
+        Issuing::AlreadyDone(token_id) => repeated(&service, &known, token_id, position).await,
+        Issuing::Issued(issued) => {
+            settle(&service, position).await;
+            // Also where it lags: a secret that can't be answered now is lost.
+            in_read_models(&service, position).await.ok();
+            let token = load(&service, &known, token_id).await?;
+            Ok(show(&known, token, &issued, position))
+        }
+    }
+}
+
+/// From what was asked, not from the read model: the secret must be answered even if that lags.
+async fn created_body(service: &Service, known: &KnownCaller, new: NewToken, issued: &Issued) -> TokenBody {
+    TokenBody {
+        id: issued.token_id,
+        name: new.name.as_str().to_owned(),
+        description: new.description,
+        token_type: new.token_type.as_str().to_owned(),
+        status: "Active".to_owned(),
+        token: String::new(),
+        permissions: new.statements,
+        expires_at: new.expires_at,
+        allowed_ips: new.allowed_ips.iter().map(ToString::to_string).collect(),
+        last_used_at: None,
+        created_at: issued.at,
+        updated_at: issued.at,
+        inactive_reason: None,
+        creator: profile(service, known.caller.organization_id, known.caller.member_id).await,
+    }
+}
+
+/// A member's name and address; empty where they were erased or can't be had just now.
+async fn profile(service: &Service, organization_id: OrganizationId, member_id: MemberId) -> CreatorBody {
+    let found = match service.pool.acquire().await {
+        Ok(mut connection) => members::profile(&mut connection, organization_id, member_id).await,
+        Err(error) => Err(error),
+    };
+    let profile = found.ok().flatten().unwrap_or_default();
+    CreatorBody {
+        id: member_id,
+        name: profile.name,
+        email: profile.email,
+    }
+}
+
+/// The token with its secret: this once, and for nobody to keep but the caller.
+fn show(known: &KnownCaller, token: TokenBody, issued: &Issued, position: i64) -> Response {
+    let creator_id = token.creator.id;
+    let body = IssuedBody {
+        token: TokenBody {
+            token: issued.secret.reveal().to_owned(),
+            updated_at: issued.at,
+            ..token
+        },
+        organization_id: known.caller.organization_id,
+        creator_id,
+    };
+    let mut response = done(position, body);
+    response
+        .headers_mut()
+        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// What came of the first request under this key: nothing where the token was removed since.
+async fn repeated(
+    service: &Service,
+    known: &KnownCaller,
+    token_id: TokenId,
+    position: i64,
+) -> Result<Response, Problem> {
+    in_read_models(service, position).await?;
+    let mut connection = service.pool.acquire().await?;
+    let (organization_id, now) = (known.caller.organization_id, service.clock.now());
+    let found = tokens::find(&mut connection, organization_id, now, token_id).await?;
+    Ok(already_done(position, found.map(TokenBody::from)))
+}
