@@ -18,7 +18,7 @@ async fn why(app: &TestApp, secret: &str) -> String {
     answer["context"]["reason"].as_str().unwrap().to_owned()
 }
 
-/// Tried: the overlap ignored by the domain, and the earlier secrets not forgotten by the index.
+/// Tried: the overlap ignored by the domain, and the earlier secrets kept by it.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_secret_before_is_good_for_the_overlap_and_not_at_all_without_one() {
     let app = TestApp::start().await;
@@ -57,6 +57,7 @@ async fn the_secret_before_is_good_for_the_overlap_and_not_at_all_without_one() 
     }
 }
 
+/// Tried: without the look at the presented secret in `decide_for_token`.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_overlap_ends_by_itself() {
     let app = TestApp::start().await;
@@ -70,7 +71,7 @@ async fn an_overlap_ends_by_itself() {
     assert_eq!(why(&app, &second).await, "allowed");
 }
 
-/// What the index knows of secrets comes from the log alone.
+/// What the index knows of secrets comes from the log alone. Tried: without the new secret put into the index.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_starts_later_knows_the_same_secrets() {
     let app = TestApp::start().await;
