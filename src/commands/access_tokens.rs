@@ -8,7 +8,6 @@ use domain::access_token::{
 };
 use domain::ids::TokenId;
 use domain::member::Member;
-use tokio::task::block_in_place;
 
 use super::{Actor, Attempts, Caller, CommandError, Commands, Done};
 use crate::log::{NameChange, UnitOfWork};
@@ -34,7 +33,7 @@ impl Commands {
             } else {
                 Change::Edit
             };
-            if !is_permitted(caller, &member, &token, change) {
+            if !self.is_permitted(caller, &member, &token, change).await {
                 return Err(CommandError::Forbidden);
             }
             if let Some(name) = update.name.as_ref().filter(|name| name.key() != token.name.key()) {
@@ -104,7 +103,7 @@ impl Commands {
                     AccessTokenCommand::Deactivate(DeactivationReason::ByMember),
                 ),
             };
-            if !is_permitted(caller, &member, &token, change) {
+            if !self.is_permitted(caller, &member, &token, change).await {
                 return Err(CommandError::Forbidden);
             }
             execute(&unit, token_id, command).await?;
@@ -132,7 +131,7 @@ impl Commands {
                         .await;
                 }
             };
-            if !is_permitted(caller, &member, &token, Change::Disarm) {
+            if !self.is_permitted(caller, &member, &token, Change::Disarm).await {
                 return Err(CommandError::Forbidden);
             }
             execute(&unit, token_id, AccessTokenCommand::Remove).await?;
@@ -181,6 +180,17 @@ impl Commands {
         ))
     }
 
+    pub(super) async fn is_permitted(
+        &self,
+        caller: &Caller,
+        member: &Member,
+        token: &Token,
+        change: Change,
+    ) -> bool {
+        self.weigh(|| may_change(caller.member_id, member, token, change))
+            .await
+    }
+
     async fn load_creator(&self, unit: &UnitOfWork, token: &Token) -> Result<CreatorStanding, CommandError> {
         let stream_id = Member::stream_id(token.organization_id, token.creator_id);
         let creator = unit.load::<Member>(&stream_id).await?;
@@ -219,12 +229,6 @@ pub(super) async fn load_token(
         AccessToken::Live(token) if token.organization_id == caller.organization_id => Ok(*token),
         AccessToken::Unknown | AccessToken::Live(_) | AccessToken::Removed(_) => Err(CommandError::NotFound),
     }
-}
-
-/// To weigh the largest token against a member's permission takes a third of a second, in which this thread's other
-/// requests go on elsewhere.
-pub(super) fn is_permitted(caller: &Caller, member: &Member, token: &Token, change: Change) -> bool {
-    block_in_place(|| may_change(caller.member_id, member, token, change))
 }
 
 pub(super) async fn execute(

@@ -8,10 +8,9 @@ use domain::ids::TokenId;
 use domain::policy::Statement;
 use domain::secret::{Secret, SecretKind};
 use ipnet::IpNet;
-use tokio::task::block_in_place;
 use uuid::Uuid;
 
-use super::access_tokens::{execute, is_permitted, load_caller, load_token, name_change};
+use super::access_tokens::{execute, load_caller, load_token, name_change};
 use super::{Actor, Attempts, Caller, CommandError, Commands, Done};
 use crate::log::{IdempotencyEntry, UsedKey};
 
@@ -85,7 +84,7 @@ impl Commands {
             let unit = self.unit(&Actor::Member(caller.clone()));
             let creator = load_caller(&unit, caller).await?;
             let is_covered = || is_under_ceiling(&creator, new.token_type, &new.statements);
-            if !may_create(&creator, new.token_type) || !block_in_place(is_covered) {
+            if !may_create(&creator, new.token_type) || !self.weigh(is_covered).await {
                 return Err(CommandError::Forbidden);
             }
             if let Some(key) = key {
@@ -137,7 +136,7 @@ impl Commands {
             let member = load_caller(&unit, caller).await?;
             let token = load_token(&unit, caller, token_id).await?;
             // Whoever has the secret may do what the token may.
-            if !is_permitted(caller, &member, &token, Change::Arm) {
+            if !self.is_permitted(caller, &member, &token, Change::Arm).await {
                 return Err(CommandError::Forbidden);
             }
             if let Some(key) = key {
