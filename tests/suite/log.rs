@@ -387,7 +387,8 @@ async fn the_answer_says_when_the_event_was_recorded() {
     }
 }
 
-/// Tried: without the key among the claims (both of a batch were appended), and without its check in append_to_log.
+/// Tried: without its check in append_to_log. (Two of one key in a batch the database refuses by itself; the claim spares it
+/// the trouble.)
 #[tokio::test]
 async fn an_idempotency_key_stands_for_one_command_until_it_is_30_days_old() {
     let database = TestDatabase::new().await;
