@@ -171,6 +171,8 @@ impl App {
             clock,
             jwt: config.jwt,
             gateway_keys: Arc::new(config.gateway_keys),
+            failed_attempts: Arc::default(),
+            trusted_proxy_hops: config.trusted_proxy_hops,
             cors_origins: Arc::new(config.cors_origins),
             max_expiry_days: config.max_expiry_days,
             vitals: Vitals {
@@ -180,7 +182,8 @@ impl App {
             },
         };
         tasks.spawn_edge("http", |stop| async {
-            let serve = axum::serve(listener, router(service)).with_graceful_shutdown(stop.cancelled_owned());
+            let service = router(service).into_make_service_with_connect_info::<SocketAddr>();
+            let serve = axum::serve(listener, service).with_graceful_shutdown(stop.cancelled_owned());
             if let Err(error) = serve.await {
                 tracing::error!(error = %Report(&error), "the HTTP server has ended");
             }

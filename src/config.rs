@@ -27,6 +27,8 @@ pub struct Config {
     pub jwt: JwtVerifier,
     /// Who may ask for decisions.
     pub gateway_keys: Vec<String>,
+    /// Proxies in front of this node whose `X-Forwarded-For` is believed; 0: the peer is the client.
+    pub trusted_proxy_hops: u8,
     /// The membership topic; none: no Kafka.
     pub intake: Option<IntakeConfig>,
     /// How long a node may vouch for what it knows after it last saw the end of the log.
@@ -163,6 +165,7 @@ impl Config {
             http,
             jwt: jwt(environment)?,
             gateway_keys,
+            trusted_proxy_hops: environment.parse("TRUSTED_PROXY_HOPS", 0)?,
             intake: intake(environment),
             max_staleness: Duration::from_millis(max_staleness_ms),
             max_expiry_days: environment.parse("MAX_EXPIRY_DAYS", 400)?,

@@ -80,7 +80,12 @@ impl FromRequestParts<Service> for KnownCaller {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, service: &Service) -> Result<Self, Problem> {
-        let member_id = authenticate(&parts.headers, service)?;
+        let member_id = authenticate(&parts.headers, service).map_err(|problem| match problem {
+            Problem::Unauthorized => service
+                .count_failure(&parts.extensions, &parts.headers)
+                .map_or_else(Problem::TooManyRequests, |()| Problem::Unauthorized),
+            other => other,
+        })?;
         let organization_id = single(&parts.headers, "organization")
             .and_then(|text| text.parse::<OrganizationId>().ok())
             .ok_or(Problem::Forbidden)?;

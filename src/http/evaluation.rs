@@ -7,7 +7,8 @@ use std::time::Duration;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{FromRequest, Request, State};
-use axum::http::StatusCode;
+use axum::http::header::RETRY_AFTER;
+use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use domain::authorization::{Question, Reason};
@@ -19,6 +20,7 @@ use subtle::ConstantTimeEq;
 
 use super::Service;
 use super::body::{UnreadableBody, is_json, read};
+use super::failed_attempts::TooManyFailures;
 use crate::authorization::Subject;
 
 /// How long a question waits for the position it asks for.
@@ -90,9 +92,17 @@ pub(super) async fn require_gateway_key(
     if service.gateway_keys.is_empty() || is_known {
         next.run(request).await
     } else {
+        let (parts, body) = request.into_parts();
         // Or else its sender, still sending, may never see the answer.
-        let _ = read(request.into_body()).await;
-        refuse(StatusCode::UNAUTHORIZED, "a valid X-Gateway-Key is required")
+        let _ = read(body).await;
+        match service.count_failure(&parts.extensions, &parts.headers) {
+            Ok(()) => refuse(StatusCode::UNAUTHORIZED, "a valid X-Gateway-Key is required"),
+            Err(TooManyFailures { retry_after }) => {
+                let message = "too many requests without a valid X-Gateway-Key";
+                let refusal = refuse(StatusCode::TOO_MANY_REQUESTS, message);
+                ([(RETRY_AFTER, HeaderValue::from(retry_after))], refusal).into_response()
+            }
+        }
     }
 }
 

@@ -3,8 +3,10 @@
 mod access_tokens;
 mod body;
 mod caller;
+mod client_address;
 mod envelope;
 mod evaluation;
+mod failed_attempts;
 mod health;
 mod history;
 mod idempotency;
@@ -28,6 +30,7 @@ use tower_http::cors::{AllowHeaders, Any, CorsLayer};
 use uuid::Uuid;
 
 pub use caller::JwtVerifier;
+pub use failed_attempts::FailedAttempts;
 pub use health::{Progress, Vitals};
 use problem::Problem;
 
@@ -58,6 +61,10 @@ pub struct Service {
     pub jwt: JwtVerifier,
     /// Who may ask for decisions; empty: everybody who can reach the port.
     pub gateway_keys: Arc<Vec<String>>,
+    /// Who has failed to say who it is, and how often.
+    pub failed_attempts: Arc<FailedAttempts>,
+    /// Proxies in front of this node whose `X-Forwarded-For` is believed.
+    pub trusted_proxy_hops: u8,
     /// From which other origins browsers may use the API.
     pub cors_origins: Arc<Vec<HeaderValue>>,
     /// The farthest expiry that may be asked for, in days.

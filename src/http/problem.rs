@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use domain::access_token::AccessTokenRefusal;
 
 use super::envelope::{API_VERSIONS, failure};
+use super::failed_attempts::TooManyFailures;
 use crate::commands::CommandError;
 use crate::report::Report;
 
@@ -27,6 +28,8 @@ pub(super) enum Problem {
     Conflict,
     /// The body or the headers.
     TooLarge,
+    /// Too many who could not be believed, from one address.
+    TooManyRequests(TooManyFailures),
     /// Another token has the name.
     NameHasBeenUsed,
     /// The organization has as many tokens as it may have.
@@ -51,6 +54,7 @@ impl Problem {
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::Conflict | Self::Refused(AccessTokenRefusal::AlreadyExists) => StatusCode::CONFLICT,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TooManyRequests(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::NameHasBeenUsed
             | Self::TooManyTokens
             | Self::IdempotencyKeyReused
@@ -73,6 +77,7 @@ impl Problem {
             Self::MethodNotAllowed => "MethodNotAllowed",
             Self::Conflict | Self::Refused(AccessTokenRefusal::AlreadyExists) => "Conflict",
             Self::TooLarge => "PayloadTooLarge",
+            Self::TooManyRequests(_) => "TooManyRequests",
             Self::NameHasBeenUsed => "NameHasBeenUsed",
             Self::TooManyTokens => "TooManyAccessTokens",
             Self::IdempotencyKeyReused => "IdempotencyKeyReused",
@@ -100,6 +105,9 @@ impl IntoResponse for Problem {
             Self::Forbidden => {
                 headers.remove(API_VERSIONS);
                 return response;
+            }
+            Self::TooManyRequests(TooManyFailures { retry_after }) => {
+                headers.insert(RETRY_AFTER, HeaderValue::from(retry_after));
             }
             Self::Unavailable => {
                 headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));

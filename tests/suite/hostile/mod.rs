@@ -3,6 +3,7 @@
 
 mod bodies;
 mod callers;
+mod failures;
 mod headers;
 mod paths;
 
