@@ -1,19 +1,17 @@
 //! Configuration of a node, read once from the environment. A bad or missing value is named, and nothing starts.
 
+mod jwt;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::path::Path;
 use std::time::Duration;
 
 use axum::http::HeaderValue;
-use jsonwebtoken::{Algorithm, DecodingKey};
 use thiserror::Error;
 
 use crate::http::JwtVerifier;
 use crate::intake::IntakeConfig;
 
-/// Bytes that a shared key has at least: HS256 is no stronger than its key.
-const MIN_KEY: usize = 32;
 const KAFKA_PROPERTY: &str = "KAFKA_PROPERTY_";
 
 /// Everything a node needs to know. It holds keys and passwords, so it can't be printed.
@@ -163,7 +161,7 @@ impl Config {
         Ok(Self {
             database_url: database_url(environment)?,
             http,
-            jwt: jwt(environment)?,
+            jwt: jwt::verifier(environment)?,
             gateway_keys,
             trusted_proxy_hops: environment.parse("TRUSTED_PROXY_HOPS", 0)?,
             intake: intake(environment),
@@ -188,48 +186,6 @@ fn origin(origin: &str) -> Result<HeaderValue, ConfigError> {
         ));
     }
     HeaderValue::from_str(origin).map_err(|error| invalid("CORS_ORIGINS", error))
-}
-
-/// What signs FeatBit's JWTs: a shared key, or the public half of one.
-fn jwt(environment: &Environment) -> Result<JwtVerifier, ConfigError> {
-    let (algorithm, key) = match environment.get("JWT_ALGORITHM").unwrap_or("HS256") {
-        "HS256" => {
-            let key = environment
-                .raw("JWT_KEY")
-                .ok_or(ConfigError::Missing("JWT_KEY"))?;
-            if key.len() < MIN_KEY {
-                return Err(invalid("JWT_KEY", "it must have 32 bytes or more"));
-            }
-            (Algorithm::HS256, DecodingKey::from_secret(key.as_bytes()))
-        }
-        "RS256" => (
-            Algorithm::RS256,
-            public_key(environment, DecodingKey::from_rsa_pem)?,
-        ),
-        "ES256" => (
-            Algorithm::ES256,
-            public_key(environment, DecodingKey::from_ec_pem)?,
-        ),
-        other => {
-            return Err(invalid(
-                "JWT_ALGORITHM",
-                format!("{other} is none of HS256, RS256, ES256"),
-            ));
-        }
-    };
-    let issuer = environment.get("JWT_ISSUER").unwrap_or("featbit");
-    let audience = environment.get("JWT_AUDIENCE").unwrap_or("featbit-api");
-    Ok(JwtVerifier::new(algorithm, key, issuer, audience))
-}
-
-fn public_key(
-    environment: &Environment,
-    parse: fn(&[u8]) -> Result<DecodingKey, jsonwebtoken::errors::Error>,
-) -> Result<DecodingKey, ConfigError> {
-    const NAME: &str = "JWT_PUBLIC_KEY_PATH";
-    let path = environment.get(NAME).ok_or(ConfigError::Missing(NAME))?;
-    let pem = std::fs::read(Path::new(path)).map_err(|error| invalid(NAME, format!("{path}: {error}")))?;
-    parse(&pem).map_err(|error| invalid(NAME, format!("{path}: {error}")))
 }
 
 fn intake(environment: &Environment) -> Option<IntakeConfig> {

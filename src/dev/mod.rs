@@ -205,6 +205,7 @@ fn configuration(
         ("HTTP_ADDR", options.http.to_string()),
         ("JWT_ALGORITHM", "HS256".to_owned()),
         ("JWT_KEY", installation.jwt_key.clone()),
+        ("JWT_PUBLIC_KEY_PATH", String::new()),
         ("JWT_ISSUER", demo::ISSUER.to_owned()),
         ("JWT_AUDIENCE", demo::AUDIENCE.to_owned()),
     ]);

@@ -252,6 +252,7 @@ async fn serve_names_the_setting_that_is_wrong() {
         ("JWT_KEY", "too short"),
         ("JWT_ALGORITHM", "none"),
         ("JWT_PUBLIC_KEY_PATH", ""),
+        ("TRUSTED_PROXY_HOPS", "-1"),
         ("HTTP_ADDR", "nowhere"),
         ("GATEWAY_KEYS", ""),
         ("MAX_STALENESS_MS", "soon"),
@@ -262,7 +263,7 @@ async fn serve_names_the_setting_that_is_wrong() {
         let mut serve = program();
         serve.arg("serve").envs(good).env(name, value);
         match name {
-            "JWT_PUBLIC_KEY_PATH" => serve.env("JWT_ALGORITHM", "RS256"),
+            "JWT_PUBLIC_KEY_PATH" => serve.env("JWT_ALGORITHM", "RS256").env_remove("JWT_KEY"),
             "GATEWAY_KEYS" => serve.env("HTTP_ADDR", "0.0.0.0:0"),
             _ => &mut serve,
         };
@@ -271,6 +272,35 @@ async fn serve_names_the_setting_that_is_wrong() {
             .unwrap();
         assert_eq!(code, Some(1), "{name}={value}: {said}");
         assert!(said.contains(name), "{name}={value}: {said}");
+    }
+}
+
+/// Which keys are refused, and why, is tested beside `src/config/jwt.rs`.
+#[test]
+fn serve_refuses_a_key_that_is_no_secret_and_does_not_print_it() {
+    let published = "featbit-identity-key-must-longer-than-32-characters";
+    let short = "a key of thirty-one bytes: 31!!";
+    for (key, why) in [(published, "publishes"), (short, "32 bytes")] {
+        let mut serve = program();
+        serve
+            .arg("serve")
+            .env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none")
+            .env("HTTP_ADDR", "127.0.0.1:0")
+            .env("RUST_LOG", "trace")
+            .env("JWT_KEY", key);
+        let Output {
+            status,
+            stdout,
+            stderr,
+        } = serve.output().unwrap();
+        let said = format!(
+            "{}{}",
+            String::from_utf8_lossy(&stdout),
+            String::from_utf8_lossy(&stderr)
+        );
+        assert_eq!(status.code(), Some(1), "{said}");
+        assert!(said.contains("JWT_KEY") && said.contains(why), "{said}");
+        assert!(!said.contains(key), "{said}");
     }
 }
 

@@ -110,6 +110,58 @@ async fn only_featbits_own_jwts_are_believed() {
     .await;
 }
 
+/// A node that checks JWTs with this key.
+async fn node_with_public_key(algorithm: &str, public_key: &str) -> TestApp {
+    let path = std::env::temp_dir().join(format!("{}.pem", Uuid::new_v4()));
+    std::fs::write(&path, public_key).unwrap();
+    let settings = vec![
+        ("JWT_ALGORITHM", algorithm.to_owned()),
+        ("JWT_PUBLIC_KEY_PATH", path.to_str().unwrap().to_owned()),
+        ("JWT_KEY", String::new()),
+    ];
+    let app = TestApp::start_with(Options {
+        settings,
+        ..Options::default()
+    })
+    .await;
+    std::fs::remove_file(&path).unwrap();
+    app
+}
+
+/// Both forms in which RSA keys are written. The keys were made for this test by `openssl genpkey`.
+#[tokio::test(flavor = "multi_thread")]
+async fn with_an_rsa_key_what_its_other_half_signed_is_believed() {
+    let private = EncodingKey::from_rsa_pem(include_bytes!("keys/rs256.private.pem")).unwrap();
+    for public in [
+        include_str!("keys/rs256.public.pem"),
+        include_str!("keys/rs256.public.pkcs1.pem"),
+    ] {
+        let app = node_with_public_key("RS256", public).await;
+        let owner = app.owner();
+        let expires = (Utc::now() + TimeDelta::minutes(5)).timestamp();
+        let claims = json!({ "id": owner.member_id, "iss": "featbit", "aud": "featbit-api", "exp": expires });
+        let good = signed(Algorithm::RS256, &private, &claims);
+        let (head, signature) = good.rsplit_once('.').unwrap();
+        let forged = format!("{head}.{}{}", &signature[1..], &signature[..1]);
+        let shared = signed(
+            Algorithm::HS256,
+            &EncodingKey::from_secret(public.as_bytes()),
+            &claims,
+        );
+        let other_hash = signed(Algorithm::RS512, &private, &claims);
+        for (jwt, status) in [
+            (good.as_str(), 200),
+            (&forged, 401),
+            (&shared, 401),
+            (&other_hash, 401),
+        ] {
+            let bearer = format!("Bearer {jwt}");
+            let actor = app.with_authorization(owner.organization_id, owner.member_id, &bearer);
+            assert_eq!(actor.get("/access-tokens").await.status, status, "{jwt}");
+        }
+    }
+}
+
 /// The public half of a key is no secret: who signs with it by HS256 must not be believed. The keys are
 /// jwt.io's examples.
 #[tokio::test(flavor = "multi_thread")]
@@ -125,18 +177,7 @@ OF/2NxApJCzGCEDdfSp6VQO30hyhRANCAAQRWz+jn65BtOMvdyHKcvjBeBSDZH2r
 1RTwjmYSi9R/zpBnuQ4EiMnCqfMPWiZqB4QdbAd0E7oH50VpuZ1P087G
 -----END PRIVATE KEY-----
 ";
-    let path = std::env::temp_dir().join(format!("{}.pem", Uuid::new_v4()));
-    std::fs::write(&path, PUBLIC_KEY).unwrap();
-    let settings = vec![
-        ("JWT_ALGORITHM", "ES256".to_owned()),
-        ("JWT_PUBLIC_KEY_PATH", path.to_str().unwrap().to_owned()),
-    ];
-    let app = TestApp::start_with(Options {
-        settings,
-        ..Options::default()
-    })
-    .await;
-    std::fs::remove_file(&path).unwrap();
+    let app = node_with_public_key("ES256", PUBLIC_KEY).await;
     let owner = app.owner();
     let expires = (Utc::now() + TimeDelta::minutes(5)).timestamp();
     let claims = json!({ "id": owner.member_id, "iss": "featbit", "aud": "featbit-api", "exp": expires });
