@@ -10,6 +10,7 @@ mod limits;
 mod lists;
 mod names;
 mod permissions;
+mod races;
 mod rotation;
 
 use std::collections::BTreeSet;
