@@ -35,8 +35,8 @@ const PUBLISHED_KEYS: [&str; 3] = [
 pub(super) fn verifier(environment: &Environment) -> Result<JwtVerifier, ConfigError> {
     let (algorithm, key) = match environment.get("JWT_ALGORITHM").unwrap_or("HS256") {
         "HS256" => (Algorithm::HS256, shared_key(environment)?),
-        "RS256" => (Algorithm::RS256, public_key(environment, "RS256", rsa_key)?),
-        "ES256" => (Algorithm::ES256, public_key(environment, "ES256", p256_key)?),
+        "RS256" => (Algorithm::RS256, public_key(environment, rsa_key)?),
+        "ES256" => (Algorithm::ES256, public_key(environment, p256_key)?),
         other => {
             return Err(invalid(
                 "JWT_ALGORITHM",
@@ -50,6 +50,7 @@ pub(super) fn verifier(environment: &Environment) -> Result<JwtVerifier, ConfigE
 }
 
 fn shared_key(environment: &Environment) -> Result<DecodingKey, ConfigError> {
+    // Which of the two was meant? (The other way round the algorithm was named, and says it.)
     if environment.get(PUBLIC_KEY_PATH).is_some() {
         return Err(invalid(
             PUBLIC_KEY_PATH,
@@ -71,16 +72,8 @@ fn shared_key(environment: &Environment) -> Result<DecodingKey, ConfigError> {
 
 fn public_key(
     environment: &Environment,
-    algorithm: &str,
     parse: fn(&Pem) -> Result<DecodingKey, String>,
 ) -> Result<DecodingKey, ConfigError> {
-    // Which of the two was meant? A shared key left in the environment is also one more thing to lose.
-    if environment.raw(KEY).is_some() {
-        return Err(invalid(
-            KEY,
-            format!("JWT_ALGORITHM {algorithm} takes {PUBLIC_KEY_PATH} instead"),
-        ));
-    }
     let path = environment
         .get(PUBLIC_KEY_PATH)
         .ok_or(ConfigError::Missing(PUBLIC_KEY_PATH))?;
