@@ -124,9 +124,25 @@ pub fn decide_for_member<'a>(
     }
 }
 
+/// Why a token can't be used by anybody, whatever is asked and wherever from; none where it can. The same for a decision
+/// and for an account of what a token could do at some time.
+#[must_use]
+pub fn unusable_because(token: &AccessToken, creator: &Standing, now: DateTime<Utc>) -> Option<Reason> {
+    match token {
+        AccessToken::Unknown => Some(Reason::UnknownToken),
+        AccessToken::Removed(_) => Some(Reason::TokenRemoved),
+        AccessToken::Live(token) => obstacle(token, creator, now),
+    }
+}
+
 /// Why the token can't be used at all, whatever is asked.
 fn usability(token: &Token, creator: &Standing, question: &Question<'_>) -> Option<Reason> {
-    if token.is_expired(question.now) {
+    obstacle(token, creator, question.now)
+        .or_else(|| (!is_address_allowed(token, question.address)).then_some(Reason::IpNotAllowed))
+}
+
+fn obstacle(token: &Token, creator: &Standing, now: DateTime<Utc>) -> Option<Reason> {
+    if token.is_expired(now) {
         return Some(Reason::TokenExpired);
     }
     if token.token_type == TokenType::Personal {
@@ -137,10 +153,7 @@ fn usability(token: &Token, creator: &Standing, question: &Question<'_>) -> Opti
             return Some(Reason::TokenInactive);
         }
     }
-    if token.status != Status::Active {
-        return Some(Reason::TokenInactive);
-    }
-    (!is_address_allowed(token, question.address)).then_some(Reason::IpNotAllowed)
+    (token.status != Status::Active).then_some(Reason::TokenInactive)
 }
 
 fn membership(member: &Standing) -> Option<Reason> {

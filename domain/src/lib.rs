@@ -8,9 +8,11 @@
 //! - [`secret`]: what a caller keeps, the digest we keep, the hint people may see.
 //! - [`access_token`], [`member`], [`organization`]: the aggregates, each decided from its own stream.
 //! - [`authorization`]: may this subject do this, here, now, and why.
+//! - [`as_of`]: what a token could do at a position of the log, and which events put it so.
 //! - [`policy`]: FeatBit's policy algebra: resource names and patterns, statements, decisions, coverage.
 
 pub mod access_token;
+pub mod as_of;
 pub mod authorization;
 pub mod ids;
 pub mod member;

@@ -33,6 +33,12 @@ pub fn may_list(caller: &Member) -> bool {
     caller.may(LIST, ACCESS_TOKENS)
 }
 
+/// May the caller read the organization's audit log?
+#[must_use]
+pub fn may_audit(caller: &Member) -> bool {
+    caller.may(MANAGE_IAM, IAM)
+}
+
 /// May the caller ask whether a name is taken? Any of the three permissions will do.
 #[must_use]
 pub fn may_ask_for_names(caller: &Member) -> bool {

@@ -146,6 +146,19 @@ impl DomainEvent for MemberEvent {
 }
 
 impl MemberEvent {
+    /// Its place among the member's events; none where it says nothing of what the member may do.
+    #[must_use]
+    pub fn place(&self) -> Option<Place> {
+        match *self {
+            Self::Added { place, .. }
+            | Self::PermissionGranted { place, .. }
+            | Self::PermissionRevoked { place, .. }
+            | Self::PermissionsReplaced { place, .. }
+            | Self::Removed { place, .. } => Some(place),
+            Self::Blocked { .. } | Self::Released { .. } => None,
+        }
+    }
+
     /// Whom it is about.
     #[must_use]
     pub fn subject(&self) -> (OrganizationId, MemberId) {

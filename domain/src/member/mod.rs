@@ -20,7 +20,7 @@ pub use event::{MemberEvent, Place};
 use permission::{Change, PermissionHistory};
 
 use crate::ids::{MemberId, OrganizationId};
-use crate::policy::{Permission, Revocation};
+use crate::policy::{Entry, Permission, Revocation};
 
 /// The state of one member's stream.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -109,11 +109,14 @@ impl Member {
     /// What it may do: nothing unless it is a member.
     #[must_use]
     pub fn permission(&self) -> Permission {
-        if self.is_member() {
-            self.history.in_force()
-        } else {
-            Permission::default()
-        }
+        Permission::new(self.entries().map(|(_, entry)| entry).collect())
+    }
+
+    /// What its permission consists of, in order, each entry with the number of the place (see [`Place`]) of the event
+    /// that put it in force.
+    pub fn entries(&self) -> impl Iterator<Item = (i64, Entry)> {
+        let in_force = self.is_member().then(|| self.history.in_force());
+        in_force.into_iter().flatten()
     }
 
     /// All of the above at once.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::policy::{Entry, Permission, Revocation, Statement};
+use crate::policy::{Entry, Revocation, Statement};
 
 /// What changed a member's permission between two full states.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -61,24 +61,25 @@ impl PermissionHistory {
         }
     }
 
-    /// What is in force: nothing while no full state has been heard of (a grant alone makes nobody a member with
-    /// permission), else the statements and revocations in their order. A later statement replaces all earlier ones of
-    /// its id; within one event equal ids are all kept.
-    pub(super) fn in_force(&self) -> Permission {
+    /// What is in force, each entry with the place it comes from: nothing while no full state has been heard of (a grant
+    /// alone makes nobody a member with permission), else the statements and revocations in their order. A later
+    /// statement replaces all earlier ones of its id; within one event equal ids are all kept.
+    pub(super) fn in_force(&self) -> Vec<(i64, Entry)> {
         let Some(base) = &self.base else {
-            return Permission::default();
+            return Vec::new();
         };
-        let mut entries: Vec<Entry> = base.statements.iter().cloned().map(Entry::Statement).collect();
-        for change in self.changes.values() {
+        let at = |place: i64| move |statement: &Statement| (place, Entry::Statement(statement.clone()));
+        let mut entries: Vec<_> = base.statements.iter().map(at(base.place)).collect();
+        for (place, change) in &self.changes {
             match change {
                 Change::Granted(statements) => {
-                    entries.retain(|entry| !is_replaced(entry, statements));
-                    entries.extend(statements.iter().cloned().map(Entry::Statement));
+                    entries.retain(|(_, entry)| !is_replaced(entry, statements));
+                    entries.extend(statements.iter().map(at(*place)));
                 }
-                Change::Revoked(revocation) => entries.push(Entry::Revocation(revocation.clone())),
+                Change::Revoked(revocation) => entries.push((*place, Entry::Revocation(revocation.clone()))),
             }
         }
-        Permission::new(entries)
+        entries
     }
 }
 

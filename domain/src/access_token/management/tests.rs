@@ -65,6 +65,25 @@ fn every_built_in_role_lists_creates_and_asks_for_names() {
     }
 }
 
+/// Tried: `LIST` on access tokens in place of `MANAGE_IAM`; the member's permission without regard to its being blocked.
+#[test]
+fn who_manages_iam_reads_the_audit_log_and_nobody_else() {
+    let warden = member(vec![allow("one", MANAGE_IAM, IAM)]);
+    for (caller, expected) in [
+        (member(built_in::owner()), true),
+        (member(built_in::administrator()), true),
+        (warden.clone(), true),
+        (blocked(warden), false),
+        (member(built_in::developer()), false),
+        (may_only(LIST), false),
+        (may_only(MANAGE_IAM), false),
+        (member(vec![]), false),
+        (removed_owner(), false),
+    ] {
+        assert_eq!(may_audit(&caller), expected);
+    }
+}
+
 #[test]
 fn each_of_the_three_permissions_opens_its_own_door_and_names() {
     for (action, list, personal, service) in [
