@@ -3,7 +3,10 @@
 //! the same loop.
 
 pub mod access_tokens;
+pub mod as_of;
+pub mod audit_log;
 pub mod checkpoint;
 pub mod log;
 pub mod members;
+pub mod parked;
 pub mod runner;

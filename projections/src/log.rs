@@ -149,6 +149,44 @@ pub async fn read_streams(
     rows.iter().map(recorded).collect()
 }
 
+/// The events of some streams after a position and up to another, in order: at most `limit`, and no more than a few
+/// megabytes. None where there are no more.
+///
+/// # Errors
+/// [`ReadLogError`]
+pub async fn read_streams_between(
+    connection: &mut PgConnection,
+    streams: &[(&str, String)],
+    after: i64,
+    until: i64,
+    limit: i64,
+) -> Result<Vec<RecordedEvent>, ReadLogError> {
+    let (types, ids): (Vec<&str>, Vec<&str>) = streams.iter().map(|(kind, id)| (*kind, id.as_str())).unzip();
+    let rows = sqlx::query(
+        "select position, recorded_at, organization_id, aggregate_type, aggregate_id, sequence, event_type, payload, metadata
+         from (
+             select events.*, coalesce(sum(pg_column_size(payload) + pg_column_size(metadata)) over (
+                 order by position rows between unbounded preceding and 1 preceding), 0) as bytes_before
+             from events
+             join unnest($1::text[], $2::text[]) as wanted (aggregate_type, aggregate_id)
+                 using (aggregate_type, aggregate_id)
+             where position > $3 and position <= $4
+             order by position limit $5
+         ) page
+         where bytes_before < $6
+         order by position",
+    )
+    .bind(types)
+    .bind(ids)
+    .bind(after)
+    .bind(until)
+    .bind(limit)
+    .bind(MAX_PAGE_BYTES)
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(recorded).collect()
+}
+
 /// The newest position; 0 for an empty log.
 ///
 /// # Errors
@@ -178,7 +216,7 @@ pub async fn last_position(
     .await
 }
 
-fn recorded(row: &PgRow) -> Result<RecordedEvent, ReadLogError> {
+pub(crate) fn recorded(row: &PgRow) -> Result<RecordedEvent, ReadLogError> {
     let position: i64 = row.try_get("position")?;
     let aggregate_type: String = row.try_get("aggregate_type")?;
     let payload: Value = row.try_get("payload")?;

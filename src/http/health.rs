@@ -7,6 +7,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use projections::parked;
 use projections::runner::ReadModel;
 use serde_json::json;
 use tokio::sync::watch;
@@ -110,6 +111,6 @@ pub(super) async fn readiness(State(service): State<Service>) -> Response {
 /// How many messages are parked; none where the database does not answer in time.
 async fn parked_messages(service: &Service) -> Option<i64> {
     const PATIENCE: Duration = Duration::from_secs(1);
-    let count = sqlx::query_scalar("select count(*) from parked_messages").fetch_one(&service.pool);
+    let count = async { parked::count(&mut *service.pool.acquire().await?).await };
     tokio::time::timeout(PATIENCE, count).await.ok()?.ok()
 }

@@ -4,18 +4,16 @@
 use axum::extract::{RawQuery, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
-use chrono::{DateTime, Utc};
-use cqrs_es::DomainEvent;
 use domain::access_token::management::may_list;
 use domain::access_token::{AccessTokenEvent, Created, TokenType};
 use domain::member::Member;
 use projections::log::{Fact, ReadLogError, RecordedEvent, read_streams};
 use serde::Serialize;
-use serde_json::Value;
 
 use super::access_tokens::{IdInPath, token_id};
 use super::caller::KnownCaller;
 use super::envelope::success;
+use super::event_body::EventBody;
 use super::problem::Problem;
 use super::query::paging;
 use super::token_fields::Wrong;
@@ -31,10 +29,8 @@ struct HistoryBody {
 #[derive(Serialize)]
 struct EntryBody {
     position: i64,
-    event: String,
-    actor: Value,
-    time: DateTime<Utc>,
-    data: Value,
+    #[serde(flatten)]
+    event: EventBody,
 }
 
 /// Events of one token's history that are looked at.
@@ -92,24 +88,9 @@ fn created(events: &[RecordedEvent]) -> Option<&Created> {
 
 impl From<RecordedEvent> for EntryBody {
     fn from(event: RecordedEvent) -> Self {
-        let (name, data) = match &event.fact {
-            Fact::AccessToken(fact) => (fact.event_type(), serde_json::to_value(fact)),
-            Fact::Member(fact) => (fact.event_type(), serde_json::to_value(fact)),
-            Fact::Organization(fact) => (fact.event_type(), serde_json::to_value(fact)),
-        };
-        let mut data = data.unwrap_or_default();
-        if let Value::Object(fields) = &mut data {
-            // Said already; and a digest is in no answer.
-            fields.remove("event");
-            fields.remove("digest");
-        }
-        let actor = event.metadata.get("actor").cloned().unwrap_or_default();
         Self {
             position: event.position,
-            event: name,
-            actor,
-            time: event.recorded_at,
-            data,
+            event: event.into(),
         }
     }
 }

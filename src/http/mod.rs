@@ -1,16 +1,19 @@
 //! The HTTP surface: one file per subject; `caller` says who asks, `problem` is where every failure leaves.
 
 mod access_tokens;
+mod audit_logs;
 mod body;
 mod caller;
 mod client_address;
 mod envelope;
 mod evaluation;
+mod event_body;
 mod failed_attempts;
 mod health;
 mod history;
 mod idempotency;
 mod issuing;
+mod permissions;
 mod problem;
 mod query;
 mod token_body;
@@ -88,7 +91,9 @@ pub fn router(service: Service) -> Router {
         .route("/access-tokens/{id}/toggle", put(access_tokens::toggle))
         .route("/access-tokens/{id}/activate", put(access_tokens::activate))
         .route("/access-tokens/{id}/deactivate", put(access_tokens::deactivate))
-        .route("/access-tokens/{id}/history", get(history::of_token));
+        .route("/access-tokens/{id}/history", get(history::of_token))
+        .route("/access-tokens/{id}/permissions", get(permissions::of_token))
+        .route("/audit-logs", get(audit_logs::list));
     let decisions = Router::new()
         .route("/access/v1/evaluation", post(evaluation::evaluate))
         .method_not_allowed_fallback(wrong_method)

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use super::token_fields::Wrong;
 
 /// The most items of a page.
-const MAX_PAGE: i64 = 100;
+pub(super) const MAX_PAGE: i64 = 100;
 
 /// The index of a page, from 0 (absent: 0), and its size, 1 to [`MAX_PAGE`] (absent: 10).
 pub(super) fn paging(query: &str, wrong: &mut Wrong) -> Option<(i64, i64)> {

@@ -8,7 +8,7 @@
 //! met by no deny of the member and by no revocation newer than that allow, other than those that lie in a deny of the
 //! token, where the token allows nothing.
 
-use super::{Action, Effect, Entry, Permission, ResourcePattern, Revocation, Statement};
+use super::{Action, Effect, Entry, Permission, ResourcePattern, Statement};
 
 /// One action on one pattern. `None` is every action, and every resource, even one with an empty name, which no pattern
 /// matches: so no pattern contains it.
@@ -75,16 +75,6 @@ impl Permission {
     }
 }
 
-impl Revocation {
-    /// Whether this takes something from what an earlier statement allows. Never misses it; may also be true where no
-    /// resource that exists is concerned.
-    pub fn takes_from(&self, statement: &Statement) -> bool {
-        statement.effect == Effect::Allow
-            && on_each(&self.permission, self.resources.as_deref())
-                .any(|taken| reaches(statement).any(|reach| taken.overlaps(reach)))
-    }
-}
-
 impl Reach<'_> {
     /// Never misses an overlap.
     fn overlaps(&self, other: Reach<'_>) -> bool {
@@ -148,7 +138,7 @@ fn on_each<'a>(
 
 #[cfg(test)]
 mod tests {
-    use super::super::built_in;
+    use super::super::{Revocation, built_in};
     use super::*;
 
     fn statement(effect: Effect, actions: &[&str], resources: &[&str]) -> Statement {

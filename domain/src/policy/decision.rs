@@ -27,6 +27,28 @@ impl Revocation {
                 .as_ref()
                 .is_none_or(|patterns| patterns.iter().any(|pattern| pattern.matches(resource)))
     }
+
+    /// Whether this takes something from what an earlier statement allows. Never misses it; may also be true where only
+    /// resources that nobody has are concerned.
+    pub fn takes_from(&self, statement: &Statement) -> bool {
+        let all = statement.is_about_everything();
+        let concerns = |pattern: &ResourcePattern| {
+            all || statement
+                .resources
+                .iter()
+                .any(|allowed| allowed.overlaps(pattern))
+        };
+        let actions = all
+            || statement
+                .actions
+                .iter()
+                .any(|action| action.overlaps(&self.permission));
+        let resources = match &self.resources {
+            None => all || !statement.resources.is_empty(),
+            Some(patterns) => patterns.iter().any(concerns),
+        };
+        statement.effect == Effect::Allow && actions && resources
+    }
 }
 
 /// One of the things that make up a permission.
@@ -204,6 +226,45 @@ mod tests {
             decide(&[allow, revocation("ManageSegment", None)], PROD),
             "+allow"
         );
+    }
+
+    /// Tried: without its actions, without its resources, without its effect; `Some(&[])` as `None`.
+    #[test]
+    fn a_revocation_takes_from_the_allows_that_share_an_action_and_a_resource_with_it() {
+        let everything = Entry::Statement(Statement {
+            id: None,
+            resource_type: "*".to_owned(),
+            effect: Effect::Allow,
+            actions: vec![],
+            resources: vec![],
+        });
+        let allow = |action, resource| statement("s", Effect::Allow, action, resource);
+        let here: Option<&[&str]> = Some(&["project/*:env/prod"]);
+        for (expected, taken, from) in [
+            (true, revocation("ToggleFlag", here), allow("ToggleFlag", PROD)),
+            (true, revocation("ToggleFlag", here), allow("*", "*")),
+            (true, revocation("*", None), allow("ToggleFlag", PROD)),
+            (true, revocation("*", here), everything.clone()),
+            (
+                true,
+                revocation("ManageFeatureFlag", None),
+                allow("ToggleFlag", PROD),
+            ),
+            (false, revocation("ToggleFlag", here), allow("ToggleFlag", DEV)),
+            (false, revocation("ToggleFlag", here), allow("DeleteFlag", PROD)),
+            (false, revocation("*", Some(&[])), allow("ToggleFlag", PROD)),
+            (false, revocation("*", Some(&[])), everything),
+            (
+                false,
+                revocation("*", None),
+                statement("s", Effect::Deny, "*", "*"),
+            ),
+        ] {
+            let (Entry::Revocation(taken), Entry::Statement(from)) = (taken, from) else {
+                panic!("a revocation and a statement");
+            };
+            assert_eq!(taken.takes_from(&from), expected, "{taken:?} from {from:?}");
+        }
     }
 
     #[test]

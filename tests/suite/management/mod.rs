@@ -2,6 +2,8 @@
 //! changes. The guards named at the tests were taken out one by one to see them fail.
 
 mod answers;
+mod as_of;
+mod audit_log;
 mod changing;
 mod creating;
 mod format;

@@ -1,0 +1,555 @@
+//! What a token could do at some time: `GET /access-tokens/{id}/permissions?at=`.
+
+mod random;
+
+use std::time::{Duration, Instant};
+
+use chrono::SecondsFormat;
+use domain::ids::OrganizationId;
+use sqlx::Connection;
+
+use super::*;
+
+async fn permissions(actor: &Actor, id: &str, at_query: &str) -> Answer {
+    actor.get(&format!("{}/permissions{at_query}", at(id))).await
+}
+
+/// What is said of a token at a position.
+async fn as_of(actor: &Actor, id: &str, position: i64) -> Value {
+    let answer = permissions(actor, id, &format!("?at={position}")).await;
+    assert_eq!(answer.status, 200, "at {position}: {}", answer.text);
+    assert_eq!(answer.body["data"]["position"], position);
+    answer.body["data"].clone()
+}
+
+async fn recorded_at(app: &TestApp, position: i64) -> DateTime<Utc> {
+    sqlx::query_scalar("select recorded_at from events where position = $1")
+        .bind(position)
+        .fetch_one(&app.database.pool)
+        .await
+        .unwrap()
+}
+
+async fn database_time(app: &TestApp) -> DateTime<Utc> {
+    sqlx::query_scalar("select clock_timestamp()")
+        .fetch_one(&app.database.pool)
+        .await
+        .unwrap()
+}
+
+/// The position of the only event of this type, or of the last one.
+async fn last(app: &TestApp, event_type: &str) -> i64 {
+    sqlx::query_scalar("select max(position) from events where event_type = $1")
+        .bind(event_type)
+        .fetch_one(&app.database.pool)
+        .await
+        .unwrap()
+}
+
+async fn tell(app: &TestApp, member: &Actor, kind: &str, data: Value) -> i64 {
+    app.tell(&[cloud_event(kind, member.organization_id, member.member_id, data)])
+        .await;
+    let stream = format!("{}:{}", member.organization_id, member.member_id);
+    sqlx::query_scalar(
+        "select max(position) from events where aggregate_type = 'member' and aggregate_id = $1",
+    )
+    .bind(stream)
+    .fetch_one(&app.database.pool)
+    .await
+    .unwrap()
+}
+
+fn time(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Micros, true)
+}
+
+fn named(id: &str, action: &str, resource: &str) -> Value {
+    json!({ "id": id, "resourceType": "flag", "effect": "allow", "actions": [action], "resources": [resource] })
+}
+
+/// Status, usable, reason.
+fn state(data: &Value) -> Value {
+    json!([data["status"], data["usable"], data["reason"]])
+}
+
+/// Tried: the present state whatever `at` is; the head's events for all positions; no `revoked`.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_personal_token_could_do_what_its_creator_could_do_then() {
+    let app = TestApp::start().await;
+    let owner = app.owner();
+    let member = member_who_may(&app, &[("ManagePersonalAccessTokens", "access-token/*")]).await;
+    let statements = json!([
+        named("manage", "ManagePersonalAccessTokens", "access-token/*"),
+        named("toggle", "ToggleFlag", FLAGS)
+    ]);
+    let stated = tell(
+        &app,
+        &member,
+        "PermissionsReplaced",
+        json!({ "statements": statements }),
+    )
+    .await;
+    let narrowing = allow("ToggleFlag", FLAG);
+    let (id, _) = member
+        .token(json!({ "name": "mine", "type": "Personal", "permissions": [narrowing] }))
+        .await;
+    let created = last(&app, "access_token.created").await;
+    let everywhere = json!({ "permission": "ToggleFlag" });
+    let revoked = tell(&app, &member, "PermissionRevoked", everywhere).await;
+    let in_prod = json!({ "permission": "*", "resources": ["project/*:env/prod:flag/*"] });
+    let again = tell(&app, &member, "PermissionRevoked", in_prod).await;
+    let more = json!({ "statements": [named("later", "ToggleFlag", FLAG)] });
+    let granted = tell(&app, &member, "PermissionGranted", more).await;
+    let removed = tell(&app, &member, "MemberRemoved", json!({})).await;
+
+    let manage = |revoked: Value| {
+        let mut statement = named("manage", "ManagePersonalAccessTokens", "access-token/*");
+        statement["position"] = json!(stated);
+        if !revoked.is_null() {
+            statement["revoked"] = revoked;
+        }
+        statement
+    };
+    let toggle = |revoked: Value| {
+        let mut statement = named("toggle", "ToggleFlag", FLAGS);
+        statement["position"] = json!(stated);
+        if !revoked.is_null() {
+            statement["revoked"] = revoked;
+        }
+        statement
+    };
+    let first = json!({ "permission": "ToggleFlag", "resources": null, "position": revoked });
+    let second = json!({ "permission": "*", "resources": ["project/*:env/prod:flag/*"], "position": again });
+    let mut later = named("later", "ToggleFlag", FLAG);
+    later["position"] = json!(granted);
+    let none = Value::Null;
+    for (position, expected) in [
+        (created, vec![manage(none.clone()), toggle(none.clone())]),
+        (
+            revoked,
+            vec![manage(none.clone()), toggle(json!([first.clone()]))],
+        ),
+        (
+            again,
+            vec![
+                manage(none.clone()),
+                toggle(json!([first.clone(), second.clone()])),
+            ],
+        ),
+        (
+            granted,
+            vec![manage(none.clone()), toggle(json!([first, second])), later],
+        ),
+    ] {
+        let data = as_of(&owner, &id, position).await;
+        assert_eq!(data["statements"], Value::from(expected), "at {position}");
+        assert_eq!(state(&data), json!(["Active", true, null]), "at {position}");
+        assert_eq!(data["time"], json!(recorded_at(&app, position).await));
+        assert_eq!(data["scope"][0]["resources"], json!([FLAG]));
+        assert!(data["scope"][0].get("position").is_none(), "a plain statement");
+    }
+    let data = as_of(&owner, &id, removed).await;
+    assert_eq!(state(&data), json!(["Inactive", false, "creator_not_a_member"]));
+    assert_eq!(data["statements"], json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_has_these_fields_in_this_order() {
+    let app = TestApp::start().await;
+    let (id, _) = app.owner().service_token("bot", "ToggleFlag", FLAG).await;
+    let position = head(&app).await;
+    let text = permissions(&app.owner(), &id, &format!("?at={position}"))
+        .await
+        .text;
+    let time = serde_json::to_string(&recorded_at(&app, position).await).unwrap();
+    let data: Value = serde_json::from_str(&text).unwrap();
+    let statement_id = &data["data"]["statements"][0]["id"];
+    assert_eq!(
+        text,
+        format!(
+            "{{\"success\":true,\"errors\":[],\"data\":{{\"position\":{position},\"time\":{time},\"status\":\"Active\",\
+             \"usable\":true,\"reason\":null,\"statements\":[{{\"id\":{statement_id},\"resourceType\":\"flag\",\
+             \"effect\":\"allow\",\"actions\":[\"ToggleFlag\"],\"resources\":[\"{FLAG}\"],\"position\":{position}}}],\
+             \"scope\":null}}}}"
+        )
+    );
+}
+
+/// Tried: the status of the token's own stream; `unusable_because` without the creator; with the first position for the
+/// statements of a service token.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_token_has_its_own_statements_whatever_becomes_of_its_creator() {
+    let app = TestApp::start().await;
+    let (owner, developer) = (app.owner(), app.developer());
+    let (id, _) = developer.service_token("bot", "ToggleFlag", FLAG).await;
+    let created = last(&app, "access_token.created").await;
+    tell(
+        &app,
+        &developer,
+        "PermissionRevoked",
+        json!({ "permission": "*" }),
+    )
+    .await;
+    let gone = tell(&app, &developer, "MemberRemoved", json!({})).await;
+    owner.put(&format!("{}/deactivate", at(&id)), json!({})).await;
+    let stopped = head(&app).await;
+    for (position, expected) in [
+        (created, json!(["Active", true, null])),
+        (gone, json!(["Active", true, null])),
+        (stopped, json!(["Inactive", false, "token_inactive"])),
+    ] {
+        let data = as_of(&owner, &id, position).await;
+        assert_eq!(state(&data), expected, "at {position}");
+        assert_eq!(data["statements"][0]["position"], created);
+        assert_eq!(data["statements"][0]["resources"], json!([FLAG]));
+        assert_eq!(data["scope"], Value::Null);
+    }
+}
+
+/// Tried: 404 for a removed token, as elsewhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_token_is_answered_for_as_of_before_and_since() {
+    let app = TestApp::start().await;
+    let (owner, developer) = (app.owner(), app.developer());
+    let (id, _) = developer.personal_token("mine").await;
+    let created = last(&app, "access_token.created").await;
+    developer.delete(&at(&id)).await;
+    let removed = last(&app, "access_token.removed").await;
+    assert_eq!(owner.get(&at(&id)).await.status, 404);
+    let before = as_of(&owner, &id, created).await;
+    assert_eq!(state(&before), json!(["Active", true, null]));
+    let after = as_of(&owner, &id, removed).await;
+    assert_eq!(state(&after), json!(["Inactive", false, "token_removed"]));
+    assert_eq!(after["statements"], before["statements"], "its creator's");
+    let now = permissions(&owner, &id, "").await;
+    assert_eq!((now.status, &now.body["data"]["usable"]), (200, &json!(false)));
+}
+
+/// Tried: `organization` left out of the streams; the creator's stream left out for service tokens.
+#[tokio::test(flavor = "multi_thread")]
+async fn with_its_organization_every_token_is_removed_at_once() {
+    let app = TestApp::start().await;
+    let owner = app.owner();
+    let (personal, _) = owner.personal_token("mine").await;
+    let (service, _) = owner.service_token("bot", "ToggleFlag", FLAG).await;
+    let before = head(&app).await;
+    let organization_id = app.organization_id;
+    let mut removal = cloud_event(
+        "OrganizationRemoved",
+        organization_id,
+        Uuid::nil().into(),
+        json!({}),
+    );
+    removal["data"].as_object_mut().unwrap().remove("memberId");
+    app.tell(&[removal]).await;
+    let removed = last(&app, "organization.removed").await;
+    let all = json!([{ "resourceType": "*", "effect": "allow", "actions": ["*"], "resources": ["*"] }]);
+    add(&app, owner.member_id, all).await;
+    for id in [&personal, &service] {
+        let data = as_of(&owner, id, before).await;
+        assert_eq!(state(&data), json!(["Active", true, null]));
+        let data = as_of(&owner, id, removed).await;
+        assert_eq!(state(&data), json!(["Inactive", false, "token_removed"]));
+        let now = permissions(&owner, id, "").await.body["data"].clone();
+        assert_eq!(state(&now), json!(["Inactive", false, "token_removed"]));
+    }
+    let data = as_of(&owner, &personal, removed).await;
+    assert_eq!(data["statements"], json!([]), "its creator is no member");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blocked_creator_leaves_the_status_and_takes_the_use() {
+    let app = TestApp::start().await;
+    let developer = app.developer();
+    let (id, _) = developer.personal_token("mine").await;
+    let before = head(&app).await;
+    let parked = cloud_event("Nonsense", app.organization_id, developer.member_id, json!({}));
+    assert_eq!(app.tell(&[parked]).await.parked, 1);
+    let blocked = last(&app, "member.blocked").await;
+    assert_eq!(
+        state(&as_of(&app.owner(), &id, before).await),
+        json!(["Active", true, null])
+    );
+    assert_eq!(
+        state(&as_of(&app.owner(), &id, blocked).await),
+        json!(["Active", false, "member_blocked"])
+    );
+}
+
+/// Tried: `<` for `<=` in `last_position_at`, and `high - low > 2`; the head's position for every time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_time_means_the_last_position_not_after_it() {
+    let app = TestApp::start().await;
+    let owner = app.owner();
+    let (id, _) = owner.personal_token("mine").await;
+    let created = last(&app, "access_token.created").await;
+    for nth in 0..5 {
+        let name = json!({ "name": format!("name {nth}") });
+        assert_eq!(owner.put(&at(&id), name).await.status, 200);
+    }
+    let times: Vec<(i64, DateTime<Utc>)> =
+        sqlx::query_as("select position, recorded_at from events order by position")
+            .fetch_all(&app.database.pool)
+            .await
+            .unwrap();
+    let not_after = |time: DateTime<Utc>| {
+        let until = times.iter().filter(|(_, recorded_at)| *recorded_at <= time);
+        until.map(|(position, _)| *position).max().unwrap_or(0)
+    };
+    let created_at = recorded_at(&app, created).await;
+    for (_, recorded_at) in &times {
+        for offset in [-1, 0, 1] {
+            let asked = *recorded_at + TimeDelta::microseconds(offset);
+            let answer = permissions(&owner, &id, &format!("?at={}", time(asked))).await;
+            if asked < created_at {
+                assert_eq!(answer.body, errors(&["ResourceNotFound"]), "{asked}");
+            } else {
+                assert_eq!(answer.status, 200, "{asked}: {}", answer.text);
+                assert_eq!(answer.body["data"]["position"], not_after(asked), "{asked}");
+                assert_eq!(answer.body["data"]["time"], json!(asked));
+            }
+        }
+    }
+    let an_hour_east = created_at.with_timezone(&chrono::FixedOffset::east_opt(3600).unwrap());
+    let an_hour_east = an_hour_east.to_rfc3339_opts(SecondsFormat::Micros, false);
+    assert!(an_hour_east.ends_with("+01:00"));
+    for spelling in [an_hour_east.clone(), an_hour_east.replace('+', "%2B")] {
+        let answer = permissions(&owner, &id, &format!("?at={spelling}")).await;
+        assert_eq!(answer.body["data"]["position"], created, "{spelling}");
+        assert_eq!(answer.body["data"]["time"], json!(created_at), "{spelling}");
+    }
+    let long_ago = permissions(&owner, &id, "?at=1970-01-01T00:00:00Z").await;
+    assert_eq!(long_ago.body, errors(&["ResourceNotFound"]));
+}
+
+/// Tried: without the comparison with now in `position_at`.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_time_to_come_and_what_is_no_time_are_invalid() {
+    let app = TestApp::start().await;
+    let owner = app.owner();
+    let (id, _) = owner.personal_token("mine").await;
+    let now = database_time(&app).await;
+    let answer = permissions(&owner, &id, &format!("?at={}", time(now))).await;
+    assert_eq!(answer.status, 200, "now is not to come: {}", answer.text);
+    let to_come = time(now + TimeDelta::hours(1));
+    for wrong in [
+        to_come.as_str(),
+        "9999-12-31T23:59:59Z",
+        "yesterday",
+        "-1",
+        "%2B1",
+        "1.0",
+        "9223372036854775808",
+        "2026-11-23",
+        "2026-02-30T10:00:00Z",
+        "%00",
+    ] {
+        let answer = permissions(&owner, &id, &format!("?at={wrong}")).await;
+        assert_eq!(
+            (answer.status, answer.body),
+            (400, errors(&["at_is_invalid"])),
+            "{wrong}"
+        );
+    }
+}
+
+/// Tried: a service's clock that stands still for `Now`; the head's time for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_at_it_is_now_and_holds_what_was_just_done() {
+    let app = TestApp::start().await;
+    let owner = app.owner();
+    let (id, _) = owner.personal_token("mine").await;
+    for query in ["", "?at=", "?AT="] {
+        let before = database_time(&app).await;
+        let data = permissions(&owner, &id, query).await.body["data"].clone();
+        let after = database_time(&app).await;
+        assert_eq!(data["position"], head(&app).await, "{query}");
+        let now: DateTime<Utc> = serde_json::from_value(data["time"].clone()).unwrap();
+        // The node measures the database's clock; the two are on one machine here.
+        let tolerance = TimeDelta::milliseconds(250);
+        assert!(before - tolerance <= now && now <= after + tolerance, "{now}");
+        assert_eq!(state(&data), json!(["Active", true, null]));
+    }
+    for (action, expected) in [
+        ("deactivate", json!(["Inactive", false, "token_inactive"])),
+        ("activate", json!(["Active", true, null])),
+    ] {
+        let done = owner.put(&format!("{}/{action}", at(&id)), json!({})).await;
+        let data = permissions(&owner, &id, "").await.body["data"].clone();
+        assert_eq!(state(&data), expected, "{action}");
+        assert_eq!(data["position"].to_string(), done.header("x-log-position"));
+    }
+}
+
+/// Tried: the clock's now for every `at`; `<` for `<=` in `Token::is_expired`.
+#[tokio::test(flavor = "multi_thread")]
+async fn expiry_is_decided_at_the_time_asked_about() {
+    let app = TestApp::start().await;
+    let owner = app.owner();
+    let expires_at = Utc::now() + TimeDelta::milliseconds(400);
+    let body = json!({ "name": "short", "type": "Personal", "expiresAt": time(expires_at) });
+    let (id, _) = owner.token(body).await;
+    let created = last(&app, "access_token.created").await;
+    let expires_at: DateTime<Utc> =
+        serde_json::from_value(owner.get(&at(&id)).await.body["data"]["expiresAt"].clone()).unwrap();
+    let at_expiry = eventually("the expiry is no time to come", async || {
+        let answer = permissions(&owner, &id, &format!("?at={}", time(expires_at))).await;
+        (answer.status == 200).then_some(answer.body["data"].clone())
+    })
+    .await;
+    assert_eq!(state(&at_expiry), json!(["Inactive", false, "token_expired"]));
+    let just_before = expires_at - TimeDelta::microseconds(1);
+    let just_before = permissions(&owner, &id, &format!("?at={}", time(just_before))).await;
+    assert_eq!(state(&just_before.body["data"]), json!(["Active", true, null]));
+    assert_eq!(
+        state(&as_of(&owner, &id, created).await),
+        json!(["Active", true, null]),
+        "at a position it is the time of that event"
+    );
+    let now = permissions(&owner, &id, "").await;
+    assert_eq!(
+        state(&now.body["data"]),
+        json!(["Inactive", false, "token_expired"])
+    );
+}
+
+/// Tried: without the wait (the one that comes is 503); with the answer of the head (the one that doesn't is 200).
+#[tokio::test(flavor = "multi_thread")]
+async fn a_position_to_come_is_waited_for_a_quarter_of_a_second() {
+    let app = TestApp::start().await;
+    let owner = app.owner();
+    let (id, _) = owner.personal_token("mine").await;
+    let next = head(&app).await + 1;
+    let since = Instant::now();
+    let answer = permissions(&owner, &id, &format!("?at={next}")).await;
+    assert_eq!(answer.body, errors(&["ServiceUnavailable"]));
+    assert_eq!((answer.status, answer.header("retry-after")), (503, "1"));
+    assert!(since.elapsed() >= Duration::from_millis(250));
+    let never = permissions(&owner, &id, &format!("?at={}", i64::MAX)).await;
+    assert_eq!(never.status, 503);
+
+    let revoked = json!({ "permission": "ToggleFlag" });
+    let (data, position) = tokio::join!(
+        as_of(&owner, &id, next),
+        tell(&app, &owner, "PermissionRevoked", revoked)
+    );
+    assert_eq!((data["position"].as_i64(), position), (Some(next), next));
+}
+
+/// Tried: without the comparison of positions in `token_as_of`, and without that of organizations.
+#[tokio::test(flavor = "multi_thread")]
+async fn before_it_was_made_and_in_another_organization_there_is_no_token() {
+    let app = TestApp::start().await;
+    let owner = app.owner();
+    let (id, _) = owner.personal_token("mine").await;
+    let created = last(&app, "access_token.created").await;
+    let not_found = errors(&["ResourceNotFound"]);
+    as_of(&owner, &id, created).await;
+    for position in [created - 1, 1, 0] {
+        let answer = permissions(&owner, &id, &format!("?at={position}")).await;
+        assert_eq!(
+            (answer.status, answer.body),
+            (404, not_found.clone()),
+            "{position}"
+        );
+    }
+    let strangers = permissions(&app.stranger(), &id, "").await;
+    assert_eq!((strangers.status, strangers.body), (404, not_found.clone()));
+    for unknown in [
+        &Uuid::new_v4().to_string(),
+        "no-uuid",
+        &owner.member_id.to_string(),
+    ] {
+        let answer = permissions(&owner, unknown, "").await;
+        assert_eq!((answer.status, &answer.body), (404, &not_found), "{unknown}");
+    }
+}
+
+/// Tried: without `known.must(may_list)`.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_list_tokens_may_ask_and_nobody_else() {
+    let app = TestApp::start().await;
+    let (id, secret) = app.owner().service_token("bot", "ToggleFlag", FLAG).await;
+    let lister = member_who_may(&app, &[("ListAccessTokens", "access-token/*")]).await;
+    let manager = member_who_may(&app, &[("ManageServiceAccessTokens", "access-token/*")]).await;
+    let token = app.with_authorization(app.organization_id, app.owner().member_id, &secret);
+    let no_jwt = app.with_authorization(app.organization_id, app.owner().member_id, "Bearer nonsense");
+    for (nth, (actor, status, code)) in [
+        (app.owner(), 200, ""),
+        (app.administrator(), 200, ""),
+        (app.developer(), 200, ""),
+        (lister, 200, ""),
+        (manager, 403, "Forbidden"),
+        (app.nobody(), 403, "Forbidden"),
+        (app.intruder(), 403, "Forbidden"),
+        (token, 403, "Forbidden"),
+        (no_jwt, 401, "Unauthorized"),
+        (app.stranger(), 404, "ResourceNotFound"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let answer = permissions(&actor, &id, "").await;
+        assert_eq!((answer.status, answer.code()), (status, code), "actor {nth}");
+        if status == 403 {
+            let garbage = permissions(&actor, &id, "?at=garbage").await;
+            assert_eq!(garbage.status, 403, "who may not ask is told nothing else");
+        }
+    }
+    let nobody = app.request(Method::GET, &format!("/api/v1{}/permissions", at(&id)));
+    let answer = Answer::of(nobody).await;
+    assert_eq!(
+        (answer.status, answer.header("www-authenticate")),
+        (401, "Bearer")
+    );
+}
+
+/// An append that has its time already, but is not committed yet, is waited for: else it would later turn up before a time
+/// that was answered for.
+///
+/// Tried: without `wait_for_append` (the answer comes at once, with the position before).
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_as_of_a_time_never_changes() {
+    let app = TestApp::start().await;
+    let owner = app.owner();
+    let (id, _) = owner.personal_token("mine").await;
+    let before = head(&app).await;
+
+    // As append_to_log does it: the lock, the time, the event; and then no commit for a while.
+    let mut slow = sqlx::PgConnection::connect(&app.database.url).await.unwrap();
+    slow.execute("begin; select pg_advisory_xact_lock(7305808869231650131)")
+        .await
+        .unwrap();
+    slow.execute(
+        "insert into events
+         select position + 1, aggregate_type, aggregate_id, sequence + 1, 'access_token.renamed', '1.0.0',
+                json_build_object('event', 'access_token.renamed', 'tokenId', aggregate_id,
+                                  'organizationId', organization_id, 'name', 'slow'),
+                '{}', organization_id, clock_timestamp(), hash
+         from events order by position desc limit 1",
+    )
+    .await
+    .unwrap();
+    let asked = database_time(&app).await;
+    let query = format!("?at={}", time(asked));
+    let answer = tokio::spawn({
+        let (owner, id, query) = (owner.clone(), id.clone(), query.clone());
+        async move { permissions(&owner, &id, &query).await }
+    });
+    eventually("the question waits", async || {
+        let waiting: i64 = sqlx::query_scalar(
+            "select count(*) from pg_locks where locktype = 'advisory' and not granted and mode = 'ShareLock'
+             and database = (select oid from pg_database where datname = current_database())",
+        )
+        .fetch_one(&app.database.pool)
+        .await
+        .unwrap();
+        (waiting > 0 || answer.is_finished()).then_some(())
+    })
+    .await;
+    slow.execute("commit").await.unwrap();
+    let first = answer.await.unwrap();
+    assert_eq!(first.body["data"]["position"], before + 1, "{}", first.text);
+    let again = permissions(&owner, &id, &query).await;
+    assert_eq!(again.text, first.text);
+}

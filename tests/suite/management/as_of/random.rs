@@ -1,0 +1,638 @@
+//! Random lives of members and tokens: what is answered as of a position is what the domain makes of the events up to it,
+//! what was answered when it was the head, and what was decided then.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cqrs_es::Aggregate;
+use domain::access_token::{AccessToken, AccessTokenEvent, CreatorStanding};
+use domain::authorization::{Question, Reason, decide_for_token};
+use domain::ids::TokenId;
+use domain::member::{Member, MemberEvent};
+use domain::policy::{Decision, Effect, Entry, Permission, Revocation, Statement};
+use featbit_tokens::authorization::Subject;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use sqlx::Row;
+
+use super::*;
+
+const LIVES: u8 = 30;
+const STEPS: usize = 16;
+/// Positions looked at in each life, for each token.
+const LOOKS: usize = 6;
+const QUESTIONS: [(&str, &str); 5] = [
+    ("ToggleFlag", "project/web:env/prod:flag/dark"),
+    ("ToggleFlag", "project/web:env/dev:flag/dark"),
+    ("DeleteFlag", "project/web:env/prod:flag/dark"),
+    ("ManagePersonalAccessTokens", "access-token/*"),
+    ("CanManageIAM", "iam/*"),
+];
+
+#[derive(Clone, Debug)]
+enum Step {
+    Member {
+        who: usize,
+        kind: &'static str,
+        data: Value,
+        late_by: i64,
+    },
+    OrganizationRemoved,
+    Create {
+        who: usize,
+        body: Value,
+    },
+    Token {
+        who: usize,
+        which: usize,
+        action: &'static str,
+    },
+    Expire {
+        which: usize,
+    },
+}
+
+#[derive(Clone, Debug)]
+struct Life {
+    is_versioned: bool,
+    steps: Vec<Step>,
+    looks: Vec<prop::sample::Index>,
+}
+
+fn statement() -> impl Strategy<Value = Value> {
+    let id = select(&[None, Some("a"), Some("b")][..]);
+    let effect = prop_oneof![4 => Just("allow"), 1 => Just("deny")];
+    let resource_type = prop_oneof![8 => Just("flag"), 1 => Just("*")];
+    (id, effect, resource_type, action(), vec(pattern(), 1..=2)).prop_map(
+        |(id, effect, resource_type, action, resources)| {
+            let mut statement = json!({ "resourceType": resource_type, "effect": effect, "actions": [action], "resources": resources });
+            if let Some(id) = id {
+                statement["id"] = json!(id);
+            }
+            statement
+        },
+    )
+}
+
+fn action() -> impl Strategy<Value = &'static str> {
+    select(&["ToggleFlag", "DeleteFlag", "*", "ManageFeatureFlag"][..])
+}
+
+fn pattern() -> impl Strategy<Value = &'static str> {
+    select(&["*", "project/*:env/prod:flag/*", "project/*:env/dev", FLAG][..])
+}
+
+/// With permission to make tokens, or nothing would ever happen.
+fn full_state() -> impl Strategy<Value = Value> {
+    vec(statement(), 0..=3).prop_map(|mut statements| {
+        let actions = ["ManagePersonalAccessTokens", "ManageServiceAccessTokens"];
+        statements.push(
+            json!({ "id": "manage", "resourceType": "access-token", "effect": "allow", "actions": actions,
+                                "resources": ["access-token/*"] }),
+        );
+        json!({ "name": "Mia", "email": "mia@tests.example", "statements": statements })
+    })
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let who = || 0..2_usize;
+    let late_by = || prop_oneof![3 => Just(0), 1 => 0..30_i64];
+    let member = move |kind: &'static str, data: BoxedStrategy<Value>| {
+        (who(), data, late_by()).prop_map(move |(who, data, late_by)| Step::Member {
+            who,
+            kind,
+            data,
+            late_by,
+        })
+    };
+    let granted = vec(statement(), 0..=2).prop_map(|statements| json!({ "statements": statements }));
+    let revoked =
+        (action(), proptest::option::of(vec(pattern(), 0..=2))).prop_map(|(permission, resources)| {
+            match resources {
+                None => json!({ "permission": permission }),
+                Some(resources) => json!({ "permission": permission, "resources": resources }),
+            }
+        });
+    let narrowing = vec(statement(), 0..=1);
+    let personal =
+        narrowing.prop_map(|permissions| json!({ "type": "Personal", "permissions": permissions }));
+    let service = vec(statement(), 1..=2)
+        .prop_map(|permissions| json!({ "type": "Service", "permissions": permissions }));
+    let body = prop_oneof![2 => personal.boxed(), 1 => service.boxed()];
+    let action = select(&["activate", "deactivate", "toggle", "delete"][..]);
+    prop_oneof![
+        3 => member("MemberAdded", full_state().boxed()),
+        4 => member("PermissionGranted", granted.boxed()),
+        5 => member("PermissionRevoked", revoked.boxed()),
+        2 => member("PermissionsReplaced", full_state().boxed()),
+        2 => member("MemberRemoved", Just(json!({})).boxed()),
+        1 => member("Nonsense", Just(json!({})).boxed()),
+        1 => Just(Step::OrganizationRemoved),
+        8 => (who(), body).prop_map(|(who, body)| Step::Create { who, body }),
+        6 => (who(), 0..4_usize, action).prop_map(|(who, which, action)| Step::Token { who, which, action }),
+        1 => (0..4_usize).prop_map(|which| Step::Expire { which }),
+    ]
+}
+
+fn life() -> impl Strategy<Value = Life> {
+    let looks = vec(any::<prop::sample::Index>(), LOOKS);
+    (any::<bool>(), vec(step(), STEPS), looks).prop_map(|(is_versioned, steps, looks)| Life {
+        is_versioned,
+        steps,
+        looks,
+    })
+}
+
+/// What was answered and decided while a position was the head.
+struct Live {
+    answer: Value,
+    decisions: Vec<Reason>,
+}
+
+/// A life being lived, in an organization of its own.
+struct Living<'a> {
+    app: &'a TestApp,
+    organization_id: OrganizationId,
+    members: [Actor; 2],
+    auditor: Actor,
+    version: i64,
+    is_versioned: bool,
+    tokens: Vec<(String, usize)>,
+    recorded: BTreeMap<(String, i64), Live>,
+}
+
+/// Tried: `creator_has_ended` left out of `AsOf`; a place's first position for its last; revocations shown with later
+/// grants; the token's stream read to its end; the creator's stream read without the organization's; `<` for `<=` in
+/// `read_streams_between`.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_as_of_a_position_is_the_answer_that_was_given_there() {
+    let app = TestApp::start().await;
+    let (mut looked_at, mut reasons) = (0, BTreeSet::new());
+    for seed in 0..LIVES {
+        let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[seed; 32]);
+        let mut runner = TestRunner::new_with_rng(Config::default(), rng);
+        let life = life().new_tree(&mut runner).unwrap().current();
+        let mut living = Living::begin(&app, &life).await;
+        for (nth, step) in life.steps.iter().enumerate() {
+            living.take(nth, step).await;
+            living.record().await;
+        }
+        looked_at += living.look_back(seed, &life.looks, &mut reasons).await;
+    }
+    // Not too poor a life: everything that can be the matter was.
+    let all = [
+        "null",
+        "token_removed",
+        "token_expired",
+        "member_blocked",
+        "creator_not_a_member",
+        "token_inactive",
+    ];
+    assert_eq!(reasons, all.map(str::to_owned).into(), "in {looked_at} looks");
+    assert!(looked_at > 500, "{looked_at} looks");
+}
+
+impl<'a> Living<'a> {
+    async fn begin(app: &'a TestApp, life: &Life) -> Self {
+        let organization_id = OrganizationId::from(Uuid::new_v4());
+        let member = || app.member(organization_id, Uuid::new_v4().into());
+        let mut living = Self {
+            app,
+            organization_id,
+            members: [member(), member()],
+            auditor: member(),
+            version: 100,
+            is_versioned: life.is_versioned,
+            tokens: Vec::new(),
+            recorded: BTreeMap::new(),
+        };
+        living.add_auditor().await;
+        for who in 0..2 {
+            let statements = json!([
+                { "id": "a", "resourceType": "flag", "effect": "allow", "actions": ["*"], "resources": [FLAGS] },
+                { "id": "manage", "resourceType": "access-token", "effect": "allow", "actions": ["*"],
+                  "resources": ["access-token/*"] },
+            ]);
+            let data = json!({ "name": "Mia", "email": "mia@tests.example", "statements": statements });
+            living.tell(who, "MemberAdded", &data, 0).await;
+        }
+        let service = json!([allow("ToggleFlag", FLAG)]);
+        for (who, token_type, permissions) in [(0, "Personal", json!([])), (1, "Service", service)] {
+            let body = json!({ "type": token_type, "permissions": permissions });
+            living.take(STEPS + who, &Step::Create { who, body }).await;
+        }
+        living
+    }
+
+    async fn add_auditor(&self) {
+        let all = json!([{ "resourceType": "*", "effect": "allow", "actions": ["*"], "resources": ["*"] }]);
+        let data = json!({ "name": "Ava Auditor", "email": "ava@tests.example", "statements": all });
+        let added = cloud_event("MemberAdded", self.organization_id, self.auditor.member_id, data);
+        self.app.tell(&[added]).await;
+    }
+
+    async fn tell(&mut self, who: usize, kind: &str, data: &Value, late_by: i64) {
+        let mut data = data.clone();
+        if self.is_versioned {
+            self.version += 10;
+            data["version"] = json!(self.version - late_by);
+        }
+        let event = cloud_event(kind, self.organization_id, self.members[who].member_id, data);
+        self.app.tell(&[event]).await;
+    }
+
+    /// Whoever may not do it, or can't, is refused, and that is a step too.
+    async fn take(&mut self, nth: usize, step: &Step) {
+        match step {
+            Step::Member {
+                who,
+                kind,
+                data,
+                late_by,
+            } => self.tell(*who, kind, data, *late_by).await,
+            Step::OrganizationRemoved => {
+                let nobody = Uuid::nil().into();
+                let mut removed = cloud_event("OrganizationRemoved", self.organization_id, nobody, json!({}));
+                removed["data"].as_object_mut().unwrap().remove("memberId");
+                self.app.tell(&[removed]).await;
+                self.add_auditor().await;
+            }
+            Step::Create { who, body } => {
+                if self.tokens.len() < 4 {
+                    let mut body = body.clone();
+                    body["name"] = json!(format!("token {nth}"));
+                    let answer = self.members[*who].post("/access-tokens", body).await;
+                    assert!([200, 403].contains(&answer.status), "{}", answer.text);
+                    if let Some(id) = answer.body["data"]["id"].as_str() {
+                        self.tokens.push((id.to_owned(), *who));
+                    }
+                }
+            }
+            Step::Token { who, which, action } => {
+                if let Some((id, _)) = self.tokens.get(*which) {
+                    let actor = &self.members[*who];
+                    let answer = match *action {
+                        "delete" => actor.delete(&at(id)).await,
+                        action => actor.put(&format!("{}/{action}", at(id)), json!({})).await,
+                    };
+                    assert!(answer.status < 500, "{}", answer.text);
+                }
+            }
+            Step::Expire { which } => {
+                if let Some((id, who)) = self.tokens.get(*which) {
+                    // Its time may be set by its creator only; who can't leaves it as it is.
+                    let creator = &self.members[*who];
+                    if creator
+                        .put(&at(id), json!({ "name": format!("expiring {nth}") }))
+                        .await
+                        .status
+                        == 200
+                    {
+                        self.app.expire(creator, id).await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Asks for the present, until nothing happens between the answer, the decisions and a look at the head.
+    async fn record(&mut self) {
+        for (id, _) in &self.tokens {
+            let (position, live) = eventually("a moment without events", async || {
+                let answer = permissions(&self.auditor, id, "").await;
+                assert_eq!(answer.status, 200, "{}", answer.text);
+                let position = answer.body["data"]["position"].as_i64().unwrap();
+                assert!(self.app.app.index.reached(position, Duration::from_secs(5)).await);
+                let decisions = decisions(self.app, id.parse().unwrap(), position);
+                let is_settled =
+                    head(self.app).await == position && !decisions.contains(&Reason::StaleReplica);
+                let answer = answer.body["data"].clone();
+                is_settled.then_some((position, Live { answer, decisions }))
+            })
+            .await;
+            self.recorded.insert((id.clone(), position), live);
+        }
+    }
+
+    /// Compares; answers how often.
+    async fn look_back(
+        &self,
+        seed: u8,
+        looks: &[prop::sample::Index],
+        reasons: &mut BTreeSet<String>,
+    ) -> usize {
+        let log = Log::of(self.app, self.organization_id).await;
+        let mut looked_at = 0;
+        for (id, _) in &self.tokens {
+            let created = log.created(id);
+            let all: Vec<i64> = (created..=log.head).collect();
+            let positions: BTreeSet<i64> = looks
+                .iter()
+                .map(|look| *look.get(&all))
+                .chain(
+                    self.recorded
+                        .keys()
+                        .filter(|(of, _)| of == id)
+                        .map(|(_, position)| *position),
+                )
+                .collect();
+            for position in positions {
+                let context = format!("life {seed}, token {id}, position {position}");
+                let answer = as_of(&self.auditor, id, position).await;
+                log.expect(&answer, id, position, &context);
+                if let Some(live) = self.recorded.get(&(id.clone(), position)) {
+                    let without_time = |answer: &Value| {
+                        let mut answer = answer.clone();
+                        answer.as_object_mut().unwrap().remove("time");
+                        answer
+                    };
+                    assert_eq!(without_time(&answer), without_time(&live.answer), "{context}");
+                    assert_eq!(decided_by(&answer), live.decisions, "{context}: {answer:#}");
+                }
+                if log.is_last_at_its_time(position) {
+                    let query = format!("?at={}", answer["time"].as_str().unwrap());
+                    let by_time = permissions(&self.auditor, id, &query).await;
+                    assert_eq!(by_time.body["data"], answer, "{context}");
+                }
+                reasons.insert(answer["reason"].as_str().unwrap_or("null").to_owned());
+                looked_at += 1;
+            }
+            if created > 1 {
+                let before = permissions(&self.auditor, id, &format!("?at={}", created - 1)).await;
+                assert_eq!(before.status, 404);
+            }
+        }
+        looked_at
+    }
+}
+
+fn question((action, resource): (&'static str, &'static str), now: DateTime<Utc>) -> Question<'static> {
+    Question {
+        action,
+        resource,
+        organization_id: None,
+        address: None,
+        now,
+    }
+}
+
+/// What the node decides, live.
+fn decisions(app: &TestApp, id: TokenId, position: i64) -> Vec<Reason> {
+    let decide = |asked| {
+        let question = question(asked, Utc::now());
+        app.app
+            .index
+            .decide(&Subject::Token(id), &question, position, |_, answer| {
+                answer.reason
+            })
+    };
+    QUESTIONS.into_iter().map(decide).collect()
+}
+
+/// What a reader of the answer would decide: statement by statement, without those parts that were revoked.
+fn decided_by(answer: &Value) -> Vec<Reason> {
+    if answer["usable"] == false {
+        let reason: Reason = serde_json::from_value(answer["reason"].clone()).unwrap();
+        return vec![reason; QUESTIONS.len()];
+    }
+    let decide = |(action, resource): (&str, &str)| {
+        let matched = answer["statements"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(|shown| {
+                let statement: Statement = serde_json::from_value(shown.clone()).unwrap();
+                let revoked = shown["revoked"].as_array().cloned().unwrap_or_default();
+                let is_taken = revoked.into_iter().any(|revoked| {
+                    let revocation: Revocation = serde_json::from_value(revoked).unwrap();
+                    revocation.takes(resource, action)
+                });
+                (statement.matches(resource, action) && !is_taken).then_some(statement.effect)
+            });
+        let effects: Vec<Effect> = matched.collect();
+        if effects.contains(&Effect::Deny) {
+            Reason::DeniedByStatement
+        } else if effects.is_empty() {
+            Reason::NoMatchingStatement
+        } else if is_in_scope(&answer["scope"], resource, action) {
+            Reason::Allowed
+        } else {
+            Reason::OutsideTokenScope
+        }
+    };
+    QUESTIONS.into_iter().map(decide).collect()
+}
+
+fn is_in_scope(scope: &Value, resource: &str, action: &str) -> bool {
+    match scope {
+        Value::Null => true,
+        scope => {
+            let statements: Vec<Statement> = serde_json::from_value(scope.clone()).unwrap();
+            let decision = Permission::from_statements(statements);
+            matches!(decision.decide(resource, action), Decision::Allowed(_))
+        }
+    }
+}
+
+/// The organization's part of the log, as it stands in the table.
+struct Log {
+    head: i64,
+    rows: Vec<Recorded>,
+    times: BTreeMap<i64, DateTime<Utc>>,
+}
+
+struct Recorded {
+    position: i64,
+    aggregate_type: String,
+    aggregate_id: String,
+    payload: Value,
+}
+
+impl Log {
+    async fn of(app: &TestApp, organization_id: OrganizationId) -> Self {
+        let rows = sqlx::query(
+            "select position, aggregate_type, aggregate_id, payload, recorded_at, organization_id from events order by position",
+        )
+        .fetch_all(&app.database.pool)
+        .await
+        .unwrap();
+        let times: BTreeMap<i64, DateTime<Utc>> = rows
+            .iter()
+            .map(|row| (row.get("position"), row.get("recorded_at")))
+            .collect();
+        Self {
+            head: *times.keys().next_back().unwrap(),
+            rows: rows
+                .iter()
+                .filter(|row| row.get::<Uuid, _>("organization_id") == organization_id.as_uuid())
+                .map(|row| Recorded {
+                    position: row.get("position"),
+                    aggregate_type: row.get("aggregate_type"),
+                    aggregate_id: row.get("aggregate_id"),
+                    payload: row.get("payload"),
+                })
+                .collect(),
+            times,
+        }
+    }
+
+    fn until(&self, position: i64) -> impl Iterator<Item = &Recorded> {
+        self.rows.iter().filter(move |row| row.position <= position)
+    }
+
+    fn created(&self, id: &str) -> i64 {
+        self.rows
+            .iter()
+            .find(|row| row.aggregate_id == id)
+            .unwrap()
+            .position
+    }
+
+    fn is_last_at_its_time(&self, position: i64) -> bool {
+        self.times.get(&(position + 1)) != self.times.get(&position)
+    }
+
+    /// Holds an answer against a fold of the events up to its position.
+    fn expect(&self, answer: &Value, id: &str, position: i64, context: &str) {
+        let time = self.times[&position];
+        assert_eq!(answer["time"], json!(time), "{context}");
+        let mut token = AccessToken::default();
+        let mut creator = Member::default();
+        let created: Value = self
+            .rows
+            .iter()
+            .find(|row| row.aggregate_id == id)
+            .map(|row| row.payload.clone())
+            .unwrap();
+        let stream = format!(
+            "{}:{}",
+            created["organizationId"].as_str().unwrap(),
+            created["creatorId"].as_str().unwrap()
+        );
+        let (mut heard, mut ended) = (false, false);
+        for row in self.until(position) {
+            match row.aggregate_type.as_str() {
+                "access_token" if row.aggregate_id == id => {
+                    heard = true;
+                    token.apply(serde_json::from_value(row.payload.clone()).unwrap());
+                    if ended {
+                        remove(&mut token);
+                    }
+                }
+                "member" if row.aggregate_id == stream => {
+                    heard = true;
+                    let event: MemberEvent = serde_json::from_value(row.payload.clone()).unwrap();
+                    ended &= !matches!(event, MemberEvent::Added { .. });
+                    creator.apply(event);
+                }
+                "organization" => {
+                    ended = heard;
+                    remove(&mut token);
+                }
+                _ => {}
+            }
+        }
+        let mut standing = creator.standing();
+        standing.is_member &= !ended;
+        let reason = decide_for_token(&token, &standing, &question(("", ""), time)).reason;
+        let is_usable = matches!(
+            reason,
+            Reason::Allowed
+                | Reason::DeniedByStatement
+                | Reason::NoMatchingStatement
+                | Reason::OutsideTokenScope
+        );
+        let reason = (!is_usable).then_some(reason);
+        assert_eq!(answer["usable"], json!(is_usable), "{context}");
+        assert_eq!(answer["reason"], json!(reason), "{context}");
+        let is_active = token.live().is_some_and(|token| {
+            token.is_effectively_active(CreatorStanding {
+                is_member: standing.is_member,
+                membership_number: standing.membership_number,
+                now: time,
+            })
+        });
+        assert_eq!(
+            answer["status"],
+            if is_active { "Active" } else { "Inactive" },
+            "{context}"
+        );
+        let is_service = created["tokenType"] == "Service";
+        let own: Vec<Statement> = serde_json::from_value(created["statements"].clone()).unwrap();
+        let expected = match (is_service, ended) {
+            (true, _) => Permission::from_statements(own.clone()),
+            (false, true) => Permission::default(),
+            (false, false) => creator.permission(),
+        };
+        self.expect_statements(answer, &expected, context);
+        let scope = (!is_service && !own.is_empty()).then_some(own);
+        assert_eq!(answer["scope"], json!(scope), "{context}");
+    }
+
+    /// The same statements in the same order, each from an event that holds it; and each revocation that takes something
+    /// asked here from an event that says so, later in the order.
+    fn expect_statements(&self, answer: &Value, expected: &Permission, context: &str) {
+        let shown = answer["statements"].as_array().unwrap();
+        let plain: Vec<Statement> = serde_json::from_value(answer["statements"].clone()).unwrap();
+        assert_eq!(
+            plain,
+            expected.statements().cloned().collect::<Vec<_>>(),
+            "{context}"
+        );
+        for (statement, shown) in plain.iter().zip(shown) {
+            let source = self.payload(shown["position"].as_i64().unwrap());
+            let held: Vec<Statement> = serde_json::from_value(source["statements"].clone()).unwrap();
+            assert!(held.contains(statement), "{context}: {shown} is not of {source}");
+            for revoked in shown
+                .get("revoked")
+                .and_then(Value::as_array)
+                .into_iter()
+                .flatten()
+            {
+                assert_eq!(statement.effect, Effect::Allow, "{context}: {shown}");
+                let source = self.payload(revoked["position"].as_i64().unwrap());
+                assert_eq!(source["event"], "member.permission_revoked", "{context}");
+                assert_eq!(source["permission"], revoked["permission"], "{context}");
+                assert_eq!(source["resources"], revoked["resources"], "{context}");
+            }
+        }
+        let mut nth = 0;
+        for (index, entry) in expected.entries().iter().enumerate() {
+            let Entry::Statement(statement) = entry else {
+                continue;
+            };
+            let later = expected.entries()[index..]
+                .iter()
+                .filter_map(|entry| match entry {
+                    Entry::Revocation(revocation) => Some(revocation),
+                    Entry::Statement(_) => None,
+                });
+            let taken: Vec<&Revocation> = later.filter(|later| later.takes_from(statement)).collect();
+            let said: Vec<Revocation> =
+                serde_json::from_value(shown[nth].get("revoked").cloned().unwrap_or(json!([]))).unwrap();
+            assert_eq!(said.iter().collect::<Vec<_>>(), taken, "{context}");
+            nth += 1;
+        }
+    }
+
+    fn payload(&self, position: i64) -> &Value {
+        &self
+            .rows
+            .iter()
+            .find(|row| row.position == position)
+            .unwrap()
+            .payload
+    }
+}
+
+fn remove(token: &mut AccessToken) {
+    if let Some(live) = token.live() {
+        let (token_id, organization_id) = (live.id, live.organization_id);
+        token.apply(AccessTokenEvent::Removed {
+            token_id,
+            organization_id,
+        });
+    }
+}
