@@ -1,7 +1,11 @@
 //! Random lives of members and tokens: what is answered as of a position is what the domain makes of the events up to it,
 //! what was answered when it was the head, and what was decided then.
 
+mod lives;
+mod model;
+
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use cqrs_es::Aggregate;
 use domain::access_token::{AccessToken, AccessTokenEvent, CreatorStanding};
@@ -10,19 +14,17 @@ use domain::ids::TokenId;
 use domain::member::{Member, MemberEvent};
 use domain::policy::{Decision, Effect, Entry, Permission, Revocation, Statement};
 use featbit_tokens::authorization::Subject;
-use proptest::collection::vec;
-use proptest::prelude::*;
-use proptest::sample::select;
-use proptest::strategy::ValueTree;
+use proptest::sample::Index;
+use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
-use sqlx::Row;
+
+use lives::{Life, Step, life};
+use model::Log;
 
 use super::*;
 
 const LIVES: u8 = 30;
 const STEPS: usize = 16;
-/// Positions looked at in each life, for each token.
-const LOOKS: usize = 6;
 const QUESTIONS: [(&str, &str); 5] = [
     ("ToggleFlag", "project/web:env/prod:flag/dark"),
     ("ToggleFlag", "project/web:env/dev:flag/dark"),
@@ -30,120 +32,6 @@ const QUESTIONS: [(&str, &str); 5] = [
     ("ManagePersonalAccessTokens", "access-token/*"),
     ("CanManageIAM", "iam/*"),
 ];
-
-#[derive(Clone, Debug)]
-enum Step {
-    Member {
-        who: usize,
-        kind: &'static str,
-        data: Value,
-        late_by: i64,
-    },
-    OrganizationRemoved,
-    Create {
-        who: usize,
-        body: Value,
-    },
-    Token {
-        who: usize,
-        which: usize,
-        action: &'static str,
-    },
-    Expire {
-        which: usize,
-    },
-}
-
-#[derive(Clone, Debug)]
-struct Life {
-    is_versioned: bool,
-    steps: Vec<Step>,
-    looks: Vec<prop::sample::Index>,
-}
-
-fn statement() -> impl Strategy<Value = Value> {
-    let id = select(&[None, Some("a"), Some("b")][..]);
-    let effect = prop_oneof![4 => Just("allow"), 1 => Just("deny")];
-    let resource_type = prop_oneof![8 => Just("flag"), 1 => Just("*")];
-    (id, effect, resource_type, action(), vec(pattern(), 1..=2)).prop_map(
-        |(id, effect, resource_type, action, resources)| {
-            let mut statement = json!({ "resourceType": resource_type, "effect": effect, "actions": [action], "resources": resources });
-            if let Some(id) = id {
-                statement["id"] = json!(id);
-            }
-            statement
-        },
-    )
-}
-
-fn action() -> impl Strategy<Value = &'static str> {
-    select(&["ToggleFlag", "DeleteFlag", "*", "ManageFeatureFlag"][..])
-}
-
-fn pattern() -> impl Strategy<Value = &'static str> {
-    select(&["*", "project/*:env/prod:flag/*", "project/*:env/dev", FLAG][..])
-}
-
-/// With permission to make tokens, or nothing would ever happen.
-fn full_state() -> impl Strategy<Value = Value> {
-    vec(statement(), 0..=3).prop_map(|mut statements| {
-        let actions = ["ManagePersonalAccessTokens", "ManageServiceAccessTokens"];
-        statements.push(
-            json!({ "id": "manage", "resourceType": "access-token", "effect": "allow", "actions": actions,
-                                "resources": ["access-token/*"] }),
-        );
-        json!({ "name": "Mia", "email": "mia@tests.example", "statements": statements })
-    })
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let who = || 0..2_usize;
-    let late_by = || prop_oneof![3 => Just(0), 1 => 0..30_i64];
-    let member = move |kind: &'static str, data: BoxedStrategy<Value>| {
-        (who(), data, late_by()).prop_map(move |(who, data, late_by)| Step::Member {
-            who,
-            kind,
-            data,
-            late_by,
-        })
-    };
-    let granted = vec(statement(), 0..=2).prop_map(|statements| json!({ "statements": statements }));
-    let revoked =
-        (action(), proptest::option::of(vec(pattern(), 0..=2))).prop_map(|(permission, resources)| {
-            match resources {
-                None => json!({ "permission": permission }),
-                Some(resources) => json!({ "permission": permission, "resources": resources }),
-            }
-        });
-    let narrowing = vec(statement(), 0..=1);
-    let personal =
-        narrowing.prop_map(|permissions| json!({ "type": "Personal", "permissions": permissions }));
-    let service = vec(statement(), 1..=2)
-        .prop_map(|permissions| json!({ "type": "Service", "permissions": permissions }));
-    let body = prop_oneof![2 => personal.boxed(), 1 => service.boxed()];
-    let action = select(&["activate", "deactivate", "toggle", "delete"][..]);
-    prop_oneof![
-        3 => member("MemberAdded", full_state().boxed()),
-        4 => member("PermissionGranted", granted.boxed()),
-        5 => member("PermissionRevoked", revoked.boxed()),
-        2 => member("PermissionsReplaced", full_state().boxed()),
-        2 => member("MemberRemoved", Just(json!({})).boxed()),
-        1 => member("Nonsense", Just(json!({})).boxed()),
-        1 => Just(Step::OrganizationRemoved),
-        8 => (who(), body).prop_map(|(who, body)| Step::Create { who, body }),
-        6 => (who(), 0..4_usize, action).prop_map(|(who, which, action)| Step::Token { who, which, action }),
-        1 => (0..4_usize).prop_map(|which| Step::Expire { which }),
-    ]
-}
-
-fn life() -> impl Strategy<Value = Life> {
-    let looks = vec(any::<prop::sample::Index>(), LOOKS);
-    (any::<bool>(), vec(step(), STEPS), looks).prop_map(|(is_versioned, steps, looks)| Life {
-        is_versioned,
-        steps,
-        looks,
-    })
-}
 
 /// What was answered and decided while a position was the head.
 struct Live {
@@ -317,12 +205,7 @@ impl<'a> Living<'a> {
     }
 
     /// Compares; answers how often.
-    async fn look_back(
-        &self,
-        seed: u8,
-        looks: &[prop::sample::Index],
-        reasons: &mut BTreeSet<String>,
-    ) -> usize {
+    async fn look_back(&self, seed: u8, looks: &[Index], reasons: &mut BTreeSet<String>) -> usize {
         let log = Log::of(self.app, self.organization_id).await;
         let mut looked_at = 0;
         for (id, _) in &self.tokens {
@@ -433,206 +316,5 @@ fn is_in_scope(scope: &Value, resource: &str, action: &str) -> bool {
             let decision = Permission::from_statements(statements);
             matches!(decision.decide(resource, action), Decision::Allowed(_))
         }
-    }
-}
-
-/// The organization's part of the log, as it stands in the table.
-struct Log {
-    head: i64,
-    rows: Vec<Recorded>,
-    times: BTreeMap<i64, DateTime<Utc>>,
-}
-
-struct Recorded {
-    position: i64,
-    aggregate_type: String,
-    aggregate_id: String,
-    payload: Value,
-}
-
-impl Log {
-    async fn of(app: &TestApp, organization_id: OrganizationId) -> Self {
-        let rows = sqlx::query(
-            "select position, aggregate_type, aggregate_id, payload, recorded_at, organization_id from events order by position",
-        )
-        .fetch_all(&app.database.pool)
-        .await
-        .unwrap();
-        let times: BTreeMap<i64, DateTime<Utc>> = rows
-            .iter()
-            .map(|row| (row.get("position"), row.get("recorded_at")))
-            .collect();
-        Self {
-            head: *times.keys().next_back().unwrap(),
-            rows: rows
-                .iter()
-                .filter(|row| row.get::<Uuid, _>("organization_id") == organization_id.as_uuid())
-                .map(|row| Recorded {
-                    position: row.get("position"),
-                    aggregate_type: row.get("aggregate_type"),
-                    aggregate_id: row.get("aggregate_id"),
-                    payload: row.get("payload"),
-                })
-                .collect(),
-            times,
-        }
-    }
-
-    fn until(&self, position: i64) -> impl Iterator<Item = &Recorded> {
-        self.rows.iter().filter(move |row| row.position <= position)
-    }
-
-    fn created(&self, id: &str) -> i64 {
-        self.rows
-            .iter()
-            .find(|row| row.aggregate_id == id)
-            .unwrap()
-            .position
-    }
-
-    fn is_last_at_its_time(&self, position: i64) -> bool {
-        self.times.get(&(position + 1)) != self.times.get(&position)
-    }
-
-    /// Holds an answer against a fold of the events up to its position.
-    fn expect(&self, answer: &Value, id: &str, position: i64, context: &str) {
-        let time = self.times[&position];
-        assert_eq!(answer["time"], json!(time), "{context}");
-        let mut token = AccessToken::default();
-        let mut creator = Member::default();
-        let created: Value = self
-            .rows
-            .iter()
-            .find(|row| row.aggregate_id == id)
-            .map(|row| row.payload.clone())
-            .unwrap();
-        let stream = format!(
-            "{}:{}",
-            created["organizationId"].as_str().unwrap(),
-            created["creatorId"].as_str().unwrap()
-        );
-        let (mut heard, mut ended) = (false, false);
-        for row in self.until(position) {
-            match row.aggregate_type.as_str() {
-                "access_token" if row.aggregate_id == id => {
-                    heard = true;
-                    token.apply(serde_json::from_value(row.payload.clone()).unwrap());
-                    if ended {
-                        remove(&mut token);
-                    }
-                }
-                "member" if row.aggregate_id == stream => {
-                    heard = true;
-                    let event: MemberEvent = serde_json::from_value(row.payload.clone()).unwrap();
-                    ended &= !matches!(event, MemberEvent::Added { .. });
-                    creator.apply(event);
-                }
-                "organization" => {
-                    ended = heard;
-                    remove(&mut token);
-                }
-                _ => {}
-            }
-        }
-        let mut standing = creator.standing();
-        standing.is_member &= !ended;
-        let reason = decide_for_token(&token, &standing, &question(("", ""), time)).reason;
-        let is_usable = matches!(
-            reason,
-            Reason::Allowed
-                | Reason::DeniedByStatement
-                | Reason::NoMatchingStatement
-                | Reason::OutsideTokenScope
-        );
-        let reason = (!is_usable).then_some(reason);
-        assert_eq!(answer["usable"], json!(is_usable), "{context}");
-        assert_eq!(answer["reason"], json!(reason), "{context}");
-        let is_active = token.live().is_some_and(|token| {
-            token.is_effectively_active(CreatorStanding {
-                is_member: standing.is_member,
-                membership_number: standing.membership_number,
-                now: time,
-            })
-        });
-        assert_eq!(
-            answer["status"],
-            if is_active { "Active" } else { "Inactive" },
-            "{context}"
-        );
-        let is_service = created["tokenType"] == "Service";
-        let own: Vec<Statement> = serde_json::from_value(created["statements"].clone()).unwrap();
-        let expected = match (is_service, ended) {
-            (true, _) => Permission::from_statements(own.clone()),
-            (false, true) => Permission::default(),
-            (false, false) => creator.permission(),
-        };
-        self.expect_statements(answer, &expected, context);
-        let scope = (!is_service && !own.is_empty()).then_some(own);
-        assert_eq!(answer["scope"], json!(scope), "{context}");
-    }
-
-    /// The same statements in the same order, each from an event that holds it; and each revocation that takes something
-    /// asked here from an event that says so, later in the order.
-    fn expect_statements(&self, answer: &Value, expected: &Permission, context: &str) {
-        let shown = answer["statements"].as_array().unwrap();
-        let plain: Vec<Statement> = serde_json::from_value(answer["statements"].clone()).unwrap();
-        assert_eq!(
-            plain,
-            expected.statements().cloned().collect::<Vec<_>>(),
-            "{context}"
-        );
-        for (statement, shown) in plain.iter().zip(shown) {
-            let source = self.payload(shown["position"].as_i64().unwrap());
-            let held: Vec<Statement> = serde_json::from_value(source["statements"].clone()).unwrap();
-            assert!(held.contains(statement), "{context}: {shown} is not of {source}");
-            for revoked in shown
-                .get("revoked")
-                .and_then(Value::as_array)
-                .into_iter()
-                .flatten()
-            {
-                assert_eq!(statement.effect, Effect::Allow, "{context}: {shown}");
-                let source = self.payload(revoked["position"].as_i64().unwrap());
-                assert_eq!(source["event"], "member.permission_revoked", "{context}");
-                assert_eq!(source["permission"], revoked["permission"], "{context}");
-                assert_eq!(source["resources"], revoked["resources"], "{context}");
-            }
-        }
-        let mut nth = 0;
-        for (index, entry) in expected.entries().iter().enumerate() {
-            let Entry::Statement(statement) = entry else {
-                continue;
-            };
-            let later = expected.entries()[index..]
-                .iter()
-                .filter_map(|entry| match entry {
-                    Entry::Revocation(revocation) => Some(revocation),
-                    Entry::Statement(_) => None,
-                });
-            let taken: Vec<&Revocation> = later.filter(|later| later.takes_from(statement)).collect();
-            let said: Vec<Revocation> =
-                serde_json::from_value(shown[nth].get("revoked").cloned().unwrap_or(json!([]))).unwrap();
-            assert_eq!(said.iter().collect::<Vec<_>>(), taken, "{context}");
-            nth += 1;
-        }
-    }
-
-    fn payload(&self, position: i64) -> &Value {
-        &self
-            .rows
-            .iter()
-            .find(|row| row.position == position)
-            .unwrap()
-            .payload
-    }
-}
-
-fn remove(token: &mut AccessToken) {
-    if let Some(live) = token.live() {
-        let (token_id, organization_id) = (live.id, live.organization_id);
-        token.apply(AccessTokenEvent::Removed {
-            token_id,
-            organization_id,
-        });
     }
 }
