@@ -12,7 +12,7 @@ use cqrs_es::Aggregate;
 
 use crate::access_token::{AccessToken, AccessTokenEvent, CreatorStanding, Token, TokenType};
 use crate::authorization::{Reason, unusable_because};
-use crate::member::{Member, MemberEvent, Standing};
+use crate::member::{Member, MemberEvent};
 use crate::policy::{Entry, Revocation, Statement};
 
 /// A token and its creator, as the events applied so far give them.
@@ -25,7 +25,7 @@ pub struct AsOf {
     positions: BTreeMap<i64, i64>,
     /// Anything was heard of the creator.
     creator_is_known: bool,
-    /// The organization was removed, and the creator has not been added since.
+    /// The organization was removed, and the creator has not been added since: then the token is removed too.
     creator_has_ended: bool,
 }
 
@@ -93,16 +93,15 @@ impl AsOf {
     /// Why it could not be used at this time; none where it could. Addresses are not looked at.
     #[must_use]
     pub fn unusable_because(&self, now: DateTime<Utc>) -> Option<Reason> {
-        unusable_because(&self.token, &self.creator_standing(), now)
+        unusable_because(&self.token, &self.creator.standing(), now)
     }
 
     /// Is its status Active at this time, as lists show it and `toggle` turns it? A blocked creator does not change that.
     #[must_use]
     pub fn is_active(&self, now: DateTime<Utc>) -> bool {
-        let creator = self.creator_standing();
         let creator = CreatorStanding {
-            is_member: creator.is_member,
-            membership_number: creator.membership_number,
+            is_member: self.creator.is_member(),
+            membership_number: self.creator.membership_number(),
             now,
         };
         self.token
@@ -158,12 +157,6 @@ impl AsOf {
             }
         }
         in_force
-    }
-
-    fn creator_standing(&self) -> Standing {
-        let mut standing = self.creator.standing();
-        standing.is_member &= !self.creator_has_ended;
-        standing
     }
 
     /// As the reactor is about to write it down.

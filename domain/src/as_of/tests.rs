@@ -97,7 +97,7 @@ fn each_statement_names_the_event_that_put_it_in_force() {
     assert_eq!(told(&late), ["d@4", "c@1"], "by version, whenever they came");
 }
 
-/// Tried: every revocation shown with every statement; revocations shown with denies and with later grants.
+/// Tried: every revocation shown with every statement; `Revocation::takes_from` without its effect.
 #[test]
 fn a_revocation_stands_with_the_earlier_allows_it_takes_from_and_no_others() {
     let as_of = personal(&[
@@ -189,7 +189,7 @@ fn the_status_is_the_effective_one() {
     assert!(!as_of.is_active(at(0)));
 }
 
-/// Tried: without `creator_has_ended` in the standing; without the removal in `apply_to_token`; not forgetting the end when
+/// Tried: without `creator_has_ended` in `statements`; without the removal in `apply_to_token`; not forgetting the end when
 /// the creator is added again.
 #[test]
 fn an_organizations_removal_ends_the_token_and_the_membership_at_once() {
