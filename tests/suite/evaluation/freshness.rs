@@ -101,3 +101,27 @@ async fn a_node_that_has_lost_sight_of_the_log_denies_until_it_sees_it_again() {
     })
     .await;
 }
+
+/// A command loads its caller from the log itself, so a node that has fallen behind still takes it: tokens can be stopped
+/// there, and nobody may more than the log says. Tried: the caller refused wherever the index is not fresh; `Forbidden`
+/// for whom a stale index does not know.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_has_fallen_behind_takes_commands_and_refuses_queries() {
+    let app = TestApp::start().await;
+    let owner = app.owner();
+    let (id, _) = owner.personal_token("mine").await;
+    let never_reached = async |actor: &Actor, method: Method, path: &str| {
+        let request = actor
+            .request(method, path)
+            .header("x-at-least-position", i64::MAX.to_string());
+        Answer::of(request).await.status
+    };
+    let deactivate = format!("/access-tokens/{id}/deactivate");
+    assert_eq!(never_reached(&owner, Method::GET, "/access-tokens").await, 503);
+    assert_eq!(
+        never_reached(&app.intruder(), Method::PUT, &deactivate).await,
+        403
+    );
+    assert_eq!(never_reached(&app.nobody(), Method::PUT, &deactivate).await, 403);
+    assert_eq!(never_reached(&owner, Method::PUT, &deactivate).await, 200);
+}

@@ -6,6 +6,7 @@ mod as_of;
 mod audit_log;
 mod changing;
 mod creating;
+mod crowds;
 mod format;
 mod idempotency;
 mod limits;
