@@ -1,6 +1,7 @@
 //! The command line. Exit 0: done; 1: failed, with the reason on standard error; 2: wrong usage.
 
 use std::error::Error;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -42,6 +43,8 @@ enum Command {
     Serve,
     /// Bring the database's schema up to date (needs DATABASE_URL)
     Migrate,
+    /// Print the OpenAPI 3.1 document, as GET /openapi.json answers it
+    Openapi,
 }
 
 fn main() -> ExitCode {
@@ -81,6 +84,10 @@ async fn run(command: Command) -> Result<(), Box<dyn Error>> {
             log_to_stderr("warn")?;
             let pool = connect(&database_url(&Environment::of_process())?).await?;
             Ok(schema::migrate(&pool).await?)
+        }
+        Command::Openapi => {
+            let document = featbit_tokens::http::document()?;
+            Ok(std::io::stdout().write_all(document.as_bytes())?)
         }
     }
 }

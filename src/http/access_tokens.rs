@@ -11,10 +11,13 @@ use domain::access_token::management::{may_ask_for_names, may_list};
 use domain::ids::TokenId;
 use projections::access_tokens::{self as tokens, Filter};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::body::Fields;
 use super::caller::KnownCaller;
 use super::envelope::{done, done_true, success};
+use super::openapi::schemas::{self, Success};
+use super::openapi::{ACCESS_TOKENS, parameters, problems, token_bodies};
 use super::problem::Problem;
 use super::query::{paging, parameter};
 use super::token_body::TokenBody;
@@ -25,14 +28,26 @@ use crate::commands::{CommandError, Done};
 /// How long a command's answer waits for this node's own index to hold it.
 const INDEX_PATIENCE: Duration = Duration::from_secs(5);
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = TokenPage)]
 struct PageBody {
+    #[schema(minimum = 0)]
     total_count: i64,
     items: Vec<TokenBody>,
 }
 
 /// `GET /access-tokens`
+#[utoipa::path(
+    get, path = "/access-tokens", tag = ACCESS_TOKENS, operation_id = "listAccessTokens", security(("jwt" = [])),
+    summary = "A page of the organization's tokens, newest first",
+    description = "Needs `ListAccessTokens`. Removed tokens are not shown. All filters given must hold.",
+    params(parameters::OfMember, parameters::Filter, parameters::Paging),
+    responses(
+        (status = 200, description = "The page. One past the end is empty.", body = Success<PageBody>),
+        problems::List,
+    ),
+)]
 pub(super) async fn list(
     State(service): State<Service>,
     known: KnownCaller,
@@ -62,6 +77,18 @@ pub(super) async fn list(
 }
 
 /// `GET /access-tokens/is-name-used`
+#[utoipa::path(
+    get, path = "/access-tokens/is-name-used", tag = ACCESS_TOKENS, operation_id = "isAccessTokenNameUsed",
+    security(("jwt" = [])),
+    summary = "Whether a token of the organization has this name",
+    description = "Names are compared trimmed and without regard to case. Needs any of `ListAccessTokens`, \
+                   `ManagePersonalAccessTokens`, `ManageServiceAccessTokens`.",
+    params(parameters::OfMember, parameters::AskedName),
+    responses(
+        (status = 200, description = "True: it is used.", body = Success<bool>),
+        problems::IsNameUsed,
+    ),
+)]
 pub(super) async fn is_name_used(
     State(service): State<Service>,
     known: KnownCaller,
@@ -80,6 +107,13 @@ pub(super) async fn is_name_used(
 }
 
 /// `GET /access-tokens/{id}`
+#[utoipa::path(
+    get, path = "/access-tokens/{id}", tag = ACCESS_TOKENS, operation_id = "getAccessToken", security(("jwt" = [])),
+    summary = "One token",
+    description = "Needs `ListAccessTokens`.",
+    params(parameters::TokenInPath, parameters::OfMember),
+    responses((status = 200, description = "The token.", body = Success<TokenBody>), problems::Find),
+)]
 pub(super) async fn find(
     State(service): State<Service>,
     known: KnownCaller,
@@ -93,6 +127,19 @@ pub(super) async fn find(
 }
 
 /// `PUT /access-tokens/{id}`
+#[utoipa::path(
+    put, path = "/access-tokens/{id}", tag = ACCESS_TOKENS, operation_id = "updateAccessToken", security(("jwt" = [])),
+    summary = "Change a token's name, description, expiry or addresses",
+    description = "Somebody else's personal token can't be changed. Whoever lets a service token be used longer or from \
+                   more addresses must cover its statements. A token that has expired stays Inactive with a later expiry, \
+                   until it is activated.",
+    params(parameters::TokenInPath, parameters::OfMember),
+    request_body = token_bodies::TokenUpdate,
+    responses(
+        (status = 200, description = "The token as it is now.", body = Success<TokenBody>, headers(("X-Log-Position" = i64, description = "The position of what was done; of the token's last event where nothing had to change."))),
+        problems::Update,
+    ),
+)]
 pub(super) async fn update(
     State(service): State<Service>,
     known: KnownCaller,
@@ -111,6 +158,16 @@ pub(super) async fn update(
 }
 
 /// `PUT /access-tokens/{id}/toggle`
+#[utoipa::path(
+    put, path = "/access-tokens/{id}/toggle", tag = ACCESS_TOKENS, operation_id = "toggleAccessToken", security(("jwt" = [])),
+    summary = "Stop a token that can be used, activate one that can't",
+    description = "What it turns is the effective status: a personal token whose creator has left is Inactive. Who may: see activate and deactivate. A body is not looked at.",
+    params(parameters::TokenInPath, parameters::OfMember),
+    responses(
+        (status = 200, description = "Done.", body = schemas::Done, headers(("X-Log-Position" = i64, description = "The position of what was done; of the token's last event where nothing had to change."))),
+        problems::Activate,
+    ),
+)]
 pub(super) async fn toggle(
     State(service): State<Service>,
     known: KnownCaller,
@@ -121,6 +178,16 @@ pub(super) async fn toggle(
 }
 
 /// `PUT /access-tokens/{id}/activate`
+#[utoipa::path(
+    put, path = "/access-tokens/{id}/activate", tag = ACCESS_TOKENS, operation_id = "activateAccessToken", security(("jwt" = [])),
+    summary = "Let a token be used again",
+    description = "Its creator only, for a personal token; whoever covers its statements, for a service token. One that is Active already is left as it is. A body is not looked at.",
+    params(parameters::TokenInPath, parameters::OfMember),
+    responses(
+        (status = 200, description = "Done.", body = schemas::Done, headers(("X-Log-Position" = i64, description = "The position of what was done; of the token's last event where nothing had to change."))),
+        problems::Activate,
+    ),
+)]
 pub(super) async fn activate(
     State(service): State<Service>,
     known: KnownCaller,
@@ -134,6 +201,16 @@ pub(super) async fn activate(
 }
 
 /// `PUT /access-tokens/{id}/deactivate`
+#[utoipa::path(
+    put, path = "/access-tokens/{id}/deactivate", tag = ACCESS_TOKENS, operation_id = "deactivateAccessToken", security(("jwt" = [])),
+    summary = "Stop a token until it is activated",
+    description = "Somebody else's personal token: only with `CanManageIAM`. One that is Inactive already is left as it is. A body is not looked at.",
+    params(parameters::TokenInPath, parameters::OfMember),
+    responses(
+        (status = 200, description = "Done.", body = schemas::Done, headers(("X-Log-Position" = i64, description = "The position of what was done; of the token's last event where nothing had to change."))),
+        problems::Deactivate,
+    ),
+)]
 pub(super) async fn deactivate(
     State(service): State<Service>,
     known: KnownCaller,
@@ -147,6 +224,17 @@ pub(super) async fn deactivate(
 }
 
 /// `DELETE /access-tokens/{id}`
+#[utoipa::path(
+    delete, path = "/access-tokens/{id}", tag = ACCESS_TOKENS, operation_id = "removeAccessToken", security(("jwt" = [])),
+    summary = "Stop a token for ever",
+    description = "It can't be undone; the name is free again. One that was removed already, or never was, is removed as \
+                   asked. Somebody else's personal token: only with `CanManageIAM`.",
+    params(parameters::TokenInPath, parameters::OfMember),
+    responses(
+        (status = 200, description = "Done.", body = schemas::Done, headers(("X-Log-Position" = i64, description = "The position of what was done; of the token's last event where nothing had to change."))),
+        problems::Remove,
+    ),
+)]
 pub(super) async fn remove(
     State(service): State<Service>,
     known: KnownCaller,

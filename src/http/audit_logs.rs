@@ -7,34 +7,48 @@ use chrono::{DateTime, Utc};
 use domain::access_token::management::may_audit;
 use projections::audit_log::{self, AuditedEvent, Filter};
 use serde::Serialize;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::Service;
 use super::caller::KnownCaller;
 use super::envelope::success;
 use super::event_body::EventBody;
+use super::openapi::schemas::{self, Success};
+use super::openapi::{AUDIT, parameters, problems};
 use super::problem::Problem;
 use super::query::{MAX_PAGE, parameter};
 use super::token_fields::Wrong;
 
 /// The last millisecond that RFC 3339 can write, the end of the year 9999.
-const MAX_TIME: i64 = 253_402_300_799_999;
+pub(super) const MAX_MILLISECONDS: i64 = 253_402_300_799_999;
 const DEFAULT_PAGE: i64 = 10;
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = AuditLog)]
 struct PageBody {
+    /// How many events match the filters, whatever `after` says.
+    #[schema(minimum = 0)]
     total_count: i64,
     items: Vec<EntryBody>,
 }
 
 /// Fields in this order.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = AuditedEvent)]
 struct EntryBody {
+    /// Its place in the log.
+    #[schema(minimum = 1)]
     position: i64,
+    /// The first half of its hash in the chain.
     id: Uuid,
+    /// To what it happened.
+    #[schema(schema_with = schemas::ref_type)]
     ref_type: String,
+    /// To which token, member or organization.
+    #[schema(value_type = Uuid)]
     ref_id: String,
     #[serde(flatten)]
     event: EventBody,
@@ -53,6 +67,18 @@ impl From<AuditedEvent> for EntryBody {
 }
 
 /// `GET /audit-logs`
+#[utoipa::path(
+    get, path = "/audit-logs", tag = AUDIT, operation_id = "listAuditLogs", security(("jwt" = [])),
+    summary = "What happened in the organization, newest first",
+    description = "Every event of its tokens, its members and itself. Needs `CanManageIAM` on `iam/*`. All filters given must \
+                   hold. The next page is what stands below the last position of this one, so pages don't shift while \
+                   events arrive.",
+    params(parameters::OfMember, parameters::Audited),
+    responses(
+        (status = 200, description = "The page. One past the end is empty.", body = Success<PageBody>),
+        problems::AuditLogs,
+    ),
+)]
 pub(super) async fn list(
     State(service): State<Service>,
     known: KnownCaller,
@@ -135,5 +161,5 @@ fn number(text: &str, max: i64) -> Option<i64> {
 }
 
 fn time(text: &str) -> Option<DateTime<Utc>> {
-    DateTime::from_timestamp_millis(number(text, MAX_TIME)?)
+    DateTime::from_timestamp_millis(number(text, MAX_MILLISECONDS)?)
 }

@@ -9,7 +9,8 @@ use crate::commands::Done;
 
 /// FeatBit names the versions of its API in every answer of it.
 pub(super) const API_VERSIONS: HeaderName = HeaderName::from_static("api-supported-versions");
-const LOG_POSITION: HeaderName = HeaderName::from_static("x-log-position");
+/// Where in the log a command stands.
+pub(super) const LOG_POSITION: HeaderName = HeaderName::from_static("x-log-position");
 const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
 
 #[derive(Serialize)]
@@ -45,28 +46,14 @@ pub(super) fn done_true(done_at: &Done<()>) -> Response {
     done(done_at.position, true)
 }
 
-/// A command that was carried out before, by another request under the same key, and what came of it.
-pub(super) fn already_done(position: i64, data: Option<impl Serialize>) -> Response {
-    let body = Envelope {
-        success: false,
-        errors: &["AlreadyDone"],
-        data,
-    };
-    let mut response = respond(StatusCode::CONFLICT, &body);
-    response
-        .headers_mut()
-        .insert(LOG_POSITION, HeaderValue::from(position));
-    response
-}
-
-/// Codes for what went wrong.
-pub(super) fn failure(status: StatusCode, codes: &[&str]) -> Response {
+/// Codes for what went wrong, and what there is to show all the same.
+pub(super) fn failure(status: StatusCode, codes: &[&str], data: Option<impl Serialize>) -> Response {
     respond(
         status,
-        &Envelope::<()> {
+        &Envelope {
             success: false,
             errors: codes,
-            data: None,
+            data,
         },
     )
 }

@@ -17,31 +17,52 @@ use domain::secret::Secret;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use subtle::ConstantTimeEq;
+use utoipa::ToSchema;
 
 use super::Service;
 use super::body::{UnreadableBody, is_json, read};
 use super::failed_attempts::TooManyFailures;
+use super::openapi::{DECISIONS, problems, questions};
 use crate::authorization::Subject;
 
 /// How long a question waits for the position it asks for.
 const POSITION_PATIENCE: Duration = Duration::from_millis(250);
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Decision, example = json!({
+    "decision": true, "context": { "position": 5, "reason": "allowed", "statementId": "developer-flag" },
+}))]
 struct EvaluationBody<'a> {
+    /// True: it may.
     decision: bool,
     context: ContextBody<'a>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = DecisionContext)]
 struct ContextBody<'a> {
+    /// The position in the log up to which the decision reflects it.
+    #[schema(minimum = 0)]
     position: i64,
+    #[schema(schema_with = questions::reason)]
     reason: Reason,
+    /// The id of the statement that allows or denies it, where one does and has an id.
     #[serde(skip_serializing_if = "Option::is_none")]
     statement_id: Option<&'a str>,
 }
 
 /// `POST /access/v1/evaluation`
+#[utoipa::path(
+    post, path = "/access/v1/evaluation", tag = DECISIONS, operation_id = "evaluate", security((), ("gatewayKey" = [])),
+    summary = "May this subject do this on that?",
+    description = "A deny is a 200. Answered from memory.",
+    request_body = questions::Evaluation,
+    responses(
+        (status = 200, description = "The decision.", body = EvaluationBody),
+        problems::OfDecisions,
+    ),
+)]
 pub(super) async fn evaluate(State(service): State<Service>, evaluation: Evaluation) -> Response {
     service
         .index

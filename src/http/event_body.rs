@@ -5,13 +5,20 @@ use cqrs_es::DomainEvent;
 use projections::log::{Fact, RecordedEvent};
 use serde::Serialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 
 /// What is said of an event, after where it stands.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Event)]
 pub(super) struct EventBody {
+    /// `access_token.created`, `access_token.deactivated`, `member.permission_revoked`, …
     event: String,
+    /// `member:<uuid>`, `intake`, `reactor` or `operator`.
+    #[schema(value_type = String)]
     actor: Value,
     time: DateTime<Utc>,
+    /// What the event says, by its kind.
+    #[schema(value_type = Object)]
     data: Value,
 }
 

@@ -13,6 +13,7 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use super::Service;
+use super::openapi::{HEALTH, problems, schemas};
 use crate::intake::IntakeState;
 
 /// What the tasks of this node say of themselves. Cheap to clone.
@@ -58,11 +59,25 @@ impl Vitals {
 const MAX_LAG: i64 = 1000;
 
 /// `GET /health/liveness`
+#[utoipa::path(
+    get, path = "/health/liveness", tag = HEALTH, operation_id = "getLiveness",
+    summary = "Whether the process answers",
+    responses((status = 200, description = "It does.", body = schemas::Liveness), problems::OfEverybody),
+)]
 pub(super) async fn liveness() -> Response {
     Json(json!({ "status": "alive" })).into_response()
 }
 
 /// `GET /health/readiness`
+#[utoipa::path(
+    get, path = "/health/readiness", tag = HEALTH, operation_id = "getReadiness",
+    summary = "Whether the node should be asked anything",
+    responses(
+        (status = 200, description = "It should.", body = schemas::Readiness),
+        (status = 503, description = "Not now: it is catching up, or has lost sight of a store.", body = schemas::Readiness),
+        problems::OfEverybody,
+    ),
+)]
 pub(super) async fn readiness(State(service): State<Service>) -> Response {
     let intake = service.vitals.intake.borrow().clone();
     let mut reasons = Vec::new();

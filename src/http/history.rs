@@ -9,25 +9,38 @@ use domain::access_token::{AccessTokenEvent, Created, TokenType};
 use domain::member::Member;
 use projections::log::{Fact, ReadLogError, RecordedEvent, read_streams};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::access_tokens::{IdInPath, token_id};
 use super::caller::KnownCaller;
 use super::envelope::success;
 use super::event_body::EventBody;
+use super::openapi::schemas::Success;
+use super::openapi::{ACCESS_TOKENS, parameters, problems};
 use super::problem::Problem;
 use super::query::paging;
 use super::token_fields::Wrong;
 use super::{Service, seen_by};
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = History)]
 struct HistoryBody {
     total_count: usize,
     items: Vec<EntryBody>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = HistoryEntry, example = json!({
+    "position": 8, "event": "access_token.deactivated", "actor": "reactor", "time": "2026-11-23T21:54:46.077354Z",
+    "data": {
+        "tokenId": "01a20a66-b224-77bb-8502-b40040c2bccc", "organizationId": "0192f0c0-0000-7000-8000-000000000001",
+        "reason": { "kind": "creator_removed", "membershipNumber": 1 },
+    },
+}))]
 struct EntryBody {
+    /// Its place in the log.
+    #[schema(minimum = 1)]
     position: i64,
     #[serde(flatten)]
     event: EventBody,
@@ -37,6 +50,18 @@ struct EntryBody {
 const MAX_EVENTS: i64 = 10_000;
 
 /// `GET /access-tokens/{id}/history`
+#[utoipa::path(
+    get, path = "/access-tokens/{id}/history", tag = ACCESS_TOKENS, operation_id = "getAccessTokenHistory",
+    security(("jwt" = [])),
+    summary = "What happened to a token, oldest first",
+    description = "Its own events and, of a personal token, those of its creator's membership since; also when it was \
+                   removed. Needs `ListAccessTokens`.",
+    params(parameters::TokenInPath, parameters::OfMember, parameters::Paging),
+    responses(
+        (status = 200, description = "The page. One past the end is empty.", body = Success<HistoryBody>),
+        problems::History,
+    ),
+)]
 pub(super) async fn of_token(
     State(service): State<Service>,
     known: KnownCaller,

@@ -12,8 +12,10 @@ use super::Service;
 use super::access_tokens::{IdInPath, in_read_models, limits, load, settle, token_id};
 use super::body::Fields;
 use super::caller::KnownCaller;
-use super::envelope::{already_done, done};
+use super::envelope::done;
 use super::idempotency::idempotency_key;
+use super::openapi::schemas::Success;
+use super::openapi::{ACCESS_TOKENS, parameters, problems, token_bodies};
 use super::problem::Problem;
 use super::token_body::{CreatorBody, IssuedBody, TokenBody};
 use super::token_fields::{new_token, overlap};
@@ -21,6 +23,22 @@ use crate::commands::Done;
 use crate::commands::issuing::{Issued, Issuing, NewToken};
 
 /// `POST /access-tokens`
+#[utoipa::path(
+    post, path = "/access-tokens", tag = ACCESS_TOKENS, operation_id = "createAccessToken", security(("jwt" = [])),
+    summary = "Issue a token",
+    description = "Its secret is in this answer and in no other. Needs `ManagePersonalAccessTokens` or \
+                   `ManageServiceAccessTokens`, by its type; the statements of a service token must be covered by what \
+                   the caller may do, or else 403. Statements are taken strictly.",
+    params(parameters::OfMember, parameters::IdempotencyKey),
+    request_body = token_bodies::NewToken,
+    responses(
+        (status = 200, description = "The token, with its secret in `token`.", body = Success<IssuedBody>, headers(
+            ("X-Log-Position" = i64, description = "The position of its creation."),
+            ("Cache-Control" = String, description = "`no-store`: it holds a secret."),
+        )),
+        problems::Create,
+    ),
+)]
 pub(super) async fn create(
     State(service): State<Service>,
     known: KnownCaller,
@@ -44,6 +62,24 @@ pub(super) async fn create(
 }
 
 /// `POST /access-tokens/{id}/rotate`
+#[utoipa::path(
+    post, path = "/access-tokens/{id}/rotate", tag = ACCESS_TOKENS, operation_id = "rotateAccessToken",
+    security(("jwt" = [])),
+    summary = "Give a token another secret",
+    description = "It is in this answer and in no other. The one before goes on working for the overlap, but not past the \
+                   token's expiry; one that was still working from an earlier rotation ends at once. An inactive token is \
+                   rotated and stays inactive. A personal token is rotated by its creator alone, a service token by whoever \
+                   manages service tokens and covers its statements.",
+    params(parameters::TokenInPath, parameters::OfMember, parameters::IdempotencyKey),
+    request_body(content = Option<token_bodies::Rotation>, description = "May be left out."),
+    responses(
+        (status = 200, description = "The token, with its new secret in `token`.", body = Success<IssuedBody>, headers(
+            ("X-Log-Position" = i64, description = "The position of the rotation."),
+            ("Cache-Control" = String, description = "`no-store`: it holds a secret."),
+        )),
+        problems::Rotate,
+    ),
+)]
 pub(super) async fn rotate(
     State(service): State<Service>,
     known: KnownCaller,
@@ -124,7 +160,7 @@ fn show(known: &KnownCaller, token: TokenBody, issued: &Issued, position: i64) -
     response
 }
 
-/// What came of the first request under this key: nothing where the token was removed since.
+/// What came of the first request under this key: nothing to show where the token was removed since.
 async fn repeated(
     service: &Service,
     known: &KnownCaller,
@@ -135,5 +171,8 @@ async fn repeated(
     let mut connection = service.pool.acquire().await?;
     let (organization_id, now) = (known.caller.organization_id, service.clock.now());
     let found = tokens::find(&mut connection, organization_id, now, token_id).await?;
-    Ok(already_done(position, found.map(TokenBody::from)))
+    Err(Problem::AlreadyDone {
+        position,
+        token: found.map(|row| Box::new(row.into())),
+    })
 }

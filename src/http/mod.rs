@@ -13,6 +13,7 @@ mod health;
 mod history;
 mod idempotency;
 mod issuing;
+mod openapi;
 mod permissions;
 mod problem;
 mod query;
@@ -27,14 +28,17 @@ use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
 use sqlx::PgPool;
 use tower_http::cors::{AllowHeaders, Any, CorsLayer};
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 use uuid::Uuid;
 
 pub use caller::JwtVerifier;
 pub use failed_attempts::FailedAttempts;
 pub use health::{Progress, Vitals};
+pub use openapi::document;
 use problem::Problem;
 
 use crate::authorization::Index;
@@ -76,36 +80,53 @@ pub struct Service {
     pub vitals: Vitals,
 }
 
-/// Every route there is.
+/// Every route there is, with its part of the OpenAPI document: `routes!` takes only handlers that have one.
+fn documented(document: OpenApi) -> OpenApi {
+    OpenApiRouter::with_openapi(document)
+        .merge(enveloped())
+        .merge(decisions())
+        .into_openapi()
+}
+
+/// What answers in FeatBit's envelope.
+fn enveloped() -> OpenApiRouter<Service> {
+    let management = OpenApiRouter::default()
+        .routes(routes!(access_tokens::list, issuing::create))
+        .routes(routes!(access_tokens::is_name_used))
+        .routes(routes!(
+            access_tokens::find,
+            access_tokens::update,
+            access_tokens::remove
+        ))
+        .routes(routes!(issuing::rotate))
+        .routes(routes!(access_tokens::toggle))
+        .routes(routes!(access_tokens::activate))
+        .routes(routes!(access_tokens::deactivate))
+        .routes(routes!(history::of_token))
+        .routes(routes!(permissions::of_token))
+        .routes(routes!(audit_logs::list));
+    OpenApiRouter::default()
+        .nest("/api/v1", management)
+        .routes(routes!(health::liveness))
+        .routes(routes!(health::readiness))
+        .merge(openapi::routes())
+}
+
+/// What answers as its standard says.
+fn decisions() -> OpenApiRouter<Service> {
+    OpenApiRouter::default().routes(routes!(evaluation::evaluate))
+}
+
+/// The service over HTTP.
 pub fn router(service: Service) -> Router {
-    let management = Router::new()
-        .route("/access-tokens", get(access_tokens::list).post(issuing::create))
-        .route("/access-tokens/is-name-used", get(access_tokens::is_name_used))
-        .route(
-            "/access-tokens/{id}",
-            get(access_tokens::find)
-                .put(access_tokens::update)
-                .delete(access_tokens::remove),
-        )
-        .route("/access-tokens/{id}/rotate", post(issuing::rotate))
-        .route("/access-tokens/{id}/toggle", put(access_tokens::toggle))
-        .route("/access-tokens/{id}/activate", put(access_tokens::activate))
-        .route("/access-tokens/{id}/deactivate", put(access_tokens::deactivate))
-        .route("/access-tokens/{id}/history", get(history::of_token))
-        .route("/access-tokens/{id}/permissions", get(permissions::of_token))
-        .route("/audit-logs", get(audit_logs::list));
-    let decisions = Router::new()
-        .route("/access/v1/evaluation", post(evaluation::evaluate))
+    let decisions = Router::from(decisions())
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn_with_state(
             service.clone(),
             evaluation::require_gateway_key,
         ))
         .layer(from_fn(echo_request_id));
-    Router::new()
-        .nest("/api/v1", management)
-        .route("/health/liveness", get(health::liveness))
-        .route("/health/readiness", get(health::readiness))
+    Router::from(enveloped())
         .fallback(|| async { Problem::NotFound })
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn(body::bound_body))

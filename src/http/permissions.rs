@@ -12,10 +12,13 @@ use projections::as_of::{position_at, recorded_at, token_as_of};
 use projections::log::head;
 use serde::Serialize;
 use tokio::task::block_in_place;
+use utoipa::ToSchema;
 
 use super::access_tokens::{IdInPath, token_id};
 use super::caller::KnownCaller;
 use super::envelope::success;
+use super::openapi::schemas::{self, Success};
+use super::openapi::{AUDIT, parameters, problems};
 use super::problem::Problem;
 use super::query::parameter;
 use super::{POSITION_PATIENCE, Service};
@@ -24,31 +27,57 @@ use super::{POSITION_PATIENCE, Service};
 const MICROSECONDS: u16 = 6;
 const INVALID: &str = "at_is_invalid";
 
-/// Fields in this order.
-#[derive(Serialize)]
+/// What a token could do. Fields in this order.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Permissions)]
 struct PermissionsBody {
+    /// The last position that counts.
+    #[schema(minimum = 1)]
     position: i64,
+    /// The time at which it is looked at.
     time: DateTime<Utc>,
+    #[schema(schema_with = schemas::status)]
     status: &'static str,
+    /// Could it be used at all, from an address it may be used from?
     usable: bool,
+    /// Why not; null where it could.
+    #[schema(schema_with = schemas::unusable, required)]
     reason: Option<Reason>,
+    /// A service token's own statements; of a personal token, those of its creator that were in force, in their order.
     statements: Vec<InForceBody>,
+    /// What a personal token was narrowed to; null: not narrowed.
+    #[schema(value_type = Option<Vec<schemas::Statement>>, required)]
     scope: Option<Vec<Statement>>,
 }
 
-#[derive(Serialize)]
+/// A statement, and which events put it so.
+#[derive(Serialize, ToSchema)]
+#[schema(as = StatementInForce)]
 struct InForceBody {
     #[serde(flatten)]
+    #[schema(value_type = schemas::Statement)]
     statement: Statement,
+    /// Of the event that put it in force.
+    #[schema(minimum = 1)]
     position: i64,
+    /// What was taken from it since; absent where nothing was.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
     revoked: Vec<RevokedBody>,
 }
 
-#[derive(Serialize)]
+/// A revocation. It masks what was allowed before, and denies nothing that is granted later.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Revoked)]
 struct RevokedBody {
+    /// An action, or `*`.
+    #[schema(value_type = String)]
     permission: Action,
+    /// Where; null: everywhere.
+    #[schema(value_type = Option<Vec<String>>, required)]
     resources: Option<Vec<ResourcePattern>>,
+    /// Of the event that took it.
+    #[schema(minimum = 1)]
     position: i64,
 }
 
@@ -61,6 +90,18 @@ enum At {
 }
 
 /// `GET /access-tokens/{id}/permissions`
+#[utoipa::path(
+    get, path = "/access-tokens/{id}/permissions", tag = AUDIT, operation_id = "getAccessTokenPermissions",
+    security(("jwt" = [])),
+    summary = "What a token could do, now or at any time",
+    description = "Answered from the log by the rules of live decisions; also of a token that was removed since. 404 where \
+                   it was not created by then. Needs `ListAccessTokens`.",
+    params(parameters::TokenInPath, parameters::OfMember, parameters::At),
+    responses(
+        (status = 200, description = "What it could do then.", body = Success<PermissionsBody>),
+        problems::Permissions,
+    ),
+)]
 pub(super) async fn of_token(
     State(service): State<Service>,
     known: KnownCaller,

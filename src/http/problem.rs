@@ -6,8 +6,9 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use domain::access_token::AccessTokenRefusal;
 
-use super::envelope::{API_VERSIONS, failure};
+use super::envelope::{API_VERSIONS, LOG_POSITION, failure};
 use super::failed_attempts::TooManyFailures;
+use super::token_body::TokenBody;
 use crate::commands::CommandError;
 use crate::report::Report;
 
@@ -26,6 +27,13 @@ pub(super) enum Problem {
     MethodNotAllowed,
     /// It kept conflicting.
     Conflict,
+    /// The same was asked before under the same key: the token that came of it, unless it was removed since.
+    AlreadyDone {
+        /// Of the token's last event.
+        position: i64,
+        /// Its secret masked.
+        token: Option<Box<TokenBody>>,
+    },
     /// The body or the headers.
     TooLarge,
     /// Too many who could not be believed, from one address.
@@ -52,7 +60,9 @@ impl Problem {
             Self::Forbidden => StatusCode::FORBIDDEN,
             Self::NotFound | Self::Refused(AccessTokenRefusal::NoSuchToken) => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Conflict | Self::Refused(AccessTokenRefusal::AlreadyExists) => StatusCode::CONFLICT,
+            Self::Conflict | Self::AlreadyDone { .. } | Self::Refused(AccessTokenRefusal::AlreadyExists) => {
+                StatusCode::CONFLICT
+            }
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooManyRequests(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::NameHasBeenUsed
@@ -68,7 +78,7 @@ impl Problem {
         }
     }
 
-    fn codes(&self) -> Vec<&'static str> {
+    pub(super) fn codes(&self) -> Vec<&'static str> {
         let code = match self {
             Self::Invalid(codes) => return codes.clone(),
             Self::Unauthorized => "Unauthorized",
@@ -76,6 +86,7 @@ impl Problem {
             Self::NotFound | Self::Refused(AccessTokenRefusal::NoSuchToken) => "ResourceNotFound",
             Self::MethodNotAllowed => "MethodNotAllowed",
             Self::Conflict | Self::Refused(AccessTokenRefusal::AlreadyExists) => "Conflict",
+            Self::AlreadyDone { .. } => "AlreadyDone",
             Self::TooLarge => "PayloadTooLarge",
             Self::TooManyRequests(_) => "TooManyRequests",
             Self::NameHasBeenUsed => "NameHasBeenUsed",
@@ -93,7 +104,11 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let mut response = failure(self.status(), &self.codes());
+        let token = match &self {
+            Self::AlreadyDone { token, .. } => token.as_deref(),
+            _ => None,
+        };
+        let mut response = failure(self.status(), &self.codes(), token);
         let headers = response.headers_mut();
         match self {
             // FeatBit's own answers to these two carry nothing else.
@@ -108,6 +123,9 @@ impl IntoResponse for Problem {
             }
             Self::TooManyRequests(TooManyFailures { retry_after }) => {
                 headers.insert(RETRY_AFTER, HeaderValue::from(retry_after));
+            }
+            Self::AlreadyDone { position, .. } => {
+                headers.insert(LOG_POSITION, HeaderValue::from(position));
             }
             Self::Unavailable => {
                 headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));

@@ -1,0 +1,407 @@
+//! What can go wrong in each operation, for the document. Statuses, codes and headers are not written down here: a problem
+//! is asked for its own answer. A new [`Problem`] does not compile until its meaning is said.
+
+use std::collections::BTreeMap;
+
+use axum::http::HeaderName;
+use axum::http::header::{CACHE_CONTROL, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::response::IntoResponse;
+use domain::access_token::AccessTokenRefusal;
+use serde_json::{Value, json};
+use utoipa::IntoResponses;
+use utoipa::openapi::schema::{AnyOfBuilder, ArrayBuilder, ObjectBuilder, Schema, Type};
+use utoipa::openapi::{ContentBuilder, Header, HeaderBuilder, Ref, RefOr, Response, ResponseBuilder};
+
+use super::super::envelope::LOG_POSITION;
+use super::super::failed_attempts::TooManyFailures;
+use super::super::problem::Problem;
+
+/// Defines types for `responses(…)`: each stands for a list of problems.
+macro_rules! problems {
+    ($($(#[$doc:meta])* $name:ident => $problems:expr;)+) => { $(
+        $(#[$doc])*
+        pub(in crate::http) struct $name;
+
+        impl IntoResponses for $name {
+            fn responses() -> BTreeMap<String, RefOr<Response>> {
+                answers($problems)
+            }
+        }
+    )+ };
+}
+
+problems! {
+    /// Whoever asks, for whatever.
+    OfEverybody => vec![Problem::TooLarge];
+    File => vec![Problem::TooLarge, Problem::NotFound];
+    List => query([invalid(["creator_id_is_invalid", PAGE_INDEX, PAGE_SIZE])]);
+    IsNameUsed => query([invalid(["name_is_required"])]);
+    Find => query([Problem::NotFound]);
+    History => query([Problem::NotFound, invalid([PAGE_INDEX, PAGE_SIZE])]);
+    Permissions => query([Problem::NotFound, invalid(["at_is_invalid"])]);
+    AuditLogs => query([invalid([
+        "actor_id_is_invalid",
+        "ref_id_is_invalid",
+        "from_is_invalid",
+        "to_is_invalid",
+        "after_is_invalid",
+        PAGE_SIZE,
+    ])]);
+    Create => command([
+        invalid([
+            "name_is_required",
+            "name_is_invalid",
+            "type_is_required",
+            "type_is_invalid",
+            "permissions_is_invalid",
+            "description_is_invalid",
+            "expires_at_is_invalid",
+            "allowed_ips_is_invalid",
+            "body_is_invalid",
+        ]),
+        invalid([IDEMPOTENCY_KEY]),
+        Problem::NameHasBeenUsed,
+        Problem::TooManyTokens,
+        Problem::IdempotencyKeyReused,
+        already_done(),
+    ]);
+    Rotate => command([
+        invalid(["overlap_seconds_is_invalid", "body_is_invalid", IDEMPOTENCY_KEY]),
+        Problem::NotFound,
+        Problem::Refused(AccessTokenRefusal::TokenIsExpired),
+        Problem::IdempotencyKeyReused,
+        already_done(),
+    ]);
+    Update => command([
+        invalid([
+            "name_is_required",
+            "name_is_invalid",
+            "permissions_is_invalid",
+            "description_is_invalid",
+            "expires_at_is_invalid",
+            "allowed_ips_is_invalid",
+            "body_is_invalid",
+        ]),
+        Problem::NotFound,
+        Problem::NameHasBeenUsed,
+        Problem::Refused(AccessTokenRefusal::PermissionsAreFixed),
+    ]);
+    /// Toggle and activate. That the creator is no member is none of them: only its creator may activate a personal token.
+    Activate => command([Problem::NotFound, Problem::Refused(AccessTokenRefusal::TokenIsExpired)]);
+    Deactivate => command([Problem::NotFound]);
+    /// Only an id that is no uuid is not found.
+    Remove => command([Problem::NotFound]);
+}
+
+const PAGE_INDEX: &str = "page_index_is_invalid";
+const PAGE_SIZE: &str = "page_size_is_invalid";
+const IDEMPOTENCY_KEY: &str = "idempotency_key_is_invalid";
+
+fn already_done() -> Problem {
+    Problem::AlreadyDone {
+        position: 0,
+        token: None,
+    }
+}
+
+fn too_many_requests() -> Problem {
+    Problem::TooManyRequests(TooManyFailures { retry_after: 60 })
+}
+
+fn invalid<const N: usize>(codes: [&'static str; N]) -> Problem {
+    Problem::Invalid(codes.to_vec())
+}
+
+/// What every operation of a known caller can come to, and its own.
+fn query(own: impl IntoIterator<Item = Problem>) -> Vec<Problem> {
+    let shared = [
+        invalid(["at_least_position_is_invalid"]),
+        Problem::Unauthorized,
+        Problem::Forbidden,
+        Problem::TooLarge,
+        too_many_requests(),
+        Problem::Unavailable,
+    ];
+    own.into_iter().chain(shared).collect()
+}
+
+/// The same for what changes something.
+fn command(own: impl IntoIterator<Item = Problem>) -> Vec<Problem> {
+    query(own.into_iter().chain([Problem::Conflict]))
+}
+
+/// The problems of decisions: a JSON string, except where the request does not come as far as the standard's binding.
+pub(in crate::http) struct OfDecisions;
+
+impl IntoResponses for OfDecisions {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        let message = || Schema::from(ObjectBuilder::new().schema_type(Type::String));
+        let said = |description: &str, schema: Schema| {
+            let content = ContentBuilder::new().schema(Some(schema)).build();
+            ResponseBuilder::new()
+                .description(description)
+                .content("application/json", content)
+                .build()
+                .into()
+        };
+        let too_large = AnyOfBuilder::new()
+            .item(message())
+            .item(envelope(&["PayloadTooLarge"]))
+            .build();
+        BTreeMap::from([
+            (
+                "400".to_owned(),
+                said(
+                    "What is wrong with the question: a required field is missing or of another type, the body is empty \
+                     or not JSON, `Content-Type` is not `application/json`.",
+                    message(),
+                ),
+            ),
+            (
+                "401".to_owned(),
+                said(
+                    "`X-Gateway-Key` is missing or not one of the service's.",
+                    message(),
+                ),
+            ),
+            (
+                "429".to_owned(),
+                said(
+                    "More than 100 wrong keys in a minute from this address. A good key is never refused for it.",
+                    message(),
+                ),
+            ),
+            (
+                "413".to_owned(),
+                said(
+                    "A body over 256 KiB (a JSON string says so), or headers and path over 16 KiB together (FeatBit's \
+                     envelope does).",
+                    too_large.into(),
+                ),
+            ),
+        ])
+    }
+}
+
+/// What many operations can come to stands once in the document, by the name of its code.
+pub(super) fn shared() -> impl Iterator<Item = (&'static str, Response)> {
+    [
+        Problem::Unauthorized,
+        Problem::Forbidden,
+        Problem::NotFound,
+        Problem::Conflict,
+        Problem::TooLarge,
+        too_many_requests(),
+        Problem::Unavailable,
+    ]
+    .into_iter()
+    .flat_map(|problem| {
+        let codes = problem.codes();
+        by_status(vec![problem])
+            .into_values()
+            .filter_map(move |answer| Some((*codes.first()?, answer)))
+    })
+}
+
+/// The answers to these problems, one for each status.
+fn answers(problems: Vec<Problem>) -> BTreeMap<String, RefOr<Response>> {
+    let shared: BTreeMap<&str, Response> = shared().collect();
+    by_status(problems)
+        .into_iter()
+        .map(|(status, answer)| {
+            let same = shared.iter().find(|(_, other)| **other == answer);
+            (
+                status,
+                match same {
+                    Some((code, _)) => Ref::from_response_name(*code).into(),
+                    None => answer.into(),
+                },
+            )
+        })
+        .collect()
+}
+
+fn by_status(problems: Vec<Problem>) -> BTreeMap<String, Response> {
+    let mut answers: BTreeMap<String, Answer> = BTreeMap::new();
+    for problem in problems {
+        let (codes, meaning) = (problem.codes(), meaning(&problem));
+        let response = problem.into_response();
+        let answer = answers.entry(response.status().as_u16().to_string()).or_default();
+        answer.codes.extend(codes);
+        if !answer.meanings.contains(&meaning) {
+            answer.meanings.push(meaning);
+        }
+        for (header, name) in HEADERS {
+            if let Some(value) = response
+                .headers()
+                .get(header)
+                .and_then(|value| value.to_str().ok())
+            {
+                answer.headers.insert(name, value.to_owned());
+            }
+        }
+    }
+    answers
+        .into_iter()
+        .map(|(status, answer)| (status, answer.into()))
+        .collect()
+}
+
+/// All that is answered with one status.
+#[derive(Default)]
+struct Answer {
+    codes: Vec<&'static str>,
+    meanings: Vec<&'static str>,
+    headers: BTreeMap<&'static str, String>,
+}
+
+/// The headers a client does something about.
+const HEADERS: [(HeaderName, &str); 4] = [
+    (WWW_AUTHENTICATE, "WWW-Authenticate"),
+    (RETRY_AFTER, "Retry-After"),
+    (CACHE_CONTROL, "Cache-Control"),
+    (LOG_POSITION, "X-Log-Position"),
+];
+
+impl From<Answer> for Response {
+    fn from(answer: Answer) -> Self {
+        let content = ContentBuilder::new()
+            .schema(Some(envelope(&answer.codes)))
+            .example(answer.codes.first().map(|code| failed_with(code)))
+            .build();
+        let listed = |code: &&str| format!("`{code}`");
+        let codes: Vec<String> = answer
+            .codes
+            .iter()
+            .filter(|code| names_a_field(code))
+            .map(listed)
+            .collect();
+        let response = ResponseBuilder::new()
+            .description(format!("{} {}", answer.meanings.join(" "), codes.join(", ")).trim_end())
+            .content("application/json", content);
+        answer
+            .headers
+            .into_iter()
+            .fold(response, |response, (name, value)| {
+                response.header(name, header(name, &value))
+            })
+            .build()
+    }
+}
+
+/// A header that counts, or else one that always says this.
+fn header(name: &str, value: &str) -> Header {
+    match name {
+        "Retry-After" => count("In seconds.", 1),
+        "X-Log-Position" => count("The position of the token's last event.", 1),
+        _ => {
+            let text = ObjectBuilder::new()
+                .schema_type(Type::String)
+                .enum_values(Some([value]));
+            Header::new(text)
+        }
+    }
+}
+
+fn count(description: &str, minimum: i64) -> Header {
+    let number = ObjectBuilder::new()
+        .schema_type(Type::Integer)
+        .minimum(Some(minimum))
+        .build();
+    HeaderBuilder::new()
+        .schema(Some(number))
+        .description(Some(description))
+        .build()
+}
+
+/// FeatBit's envelope around some of these codes: around exactly one of them, if none names a field.
+fn envelope(codes: &[&'static str]) -> Schema {
+    let code = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .enum_values(Some(codes.iter().copied()));
+    let names_fields = codes.iter().any(|code| names_a_field(code));
+    let errors = ArrayBuilder::new()
+        .items(code)
+        .min_items(Some(1))
+        .max_items((!names_fields).then_some(1));
+    let success = ObjectBuilder::new()
+        .schema_type(Type::Boolean)
+        .enum_values(Some([false]));
+    let nothing = ObjectBuilder::new().schema_type(Type::Null);
+    let data = if codes.contains(&"AlreadyDone") {
+        let token_or_nothing = AnyOfBuilder::new()
+            .item(Ref::from_schema_name("Token"))
+            .item(nothing);
+        Schema::from(token_or_nothing)
+    } else {
+        nothing.into()
+    };
+    ObjectBuilder::new()
+        .property("success", success)
+        .required("success")
+        .property("errors", errors)
+        .required("errors")
+        .property("data", data)
+        .required("data")
+        .into()
+}
+
+/// These are in snake_case, and several may stand in one answer.
+fn names_a_field(code: &str) -> bool {
+    code.starts_with(|first: char| first.is_ascii_lowercase())
+}
+
+fn failed_with(code: &str) -> Value {
+    json!({ "success": false, "errors": [code], "data": null })
+}
+
+/// What a client is told of a problem.
+fn meaning(problem: &Problem) -> &'static str {
+    match problem {
+        Problem::Invalid(_) => {
+            "The body, the query or a header does not hold what it must; every reason, in the order of the fields:"
+        }
+        Problem::Unauthorized => "No JWT, or one that is not believed.",
+        Problem::Forbidden => {
+            "The caller is known and may not, or is no member of the organization it names."
+        }
+        Problem::NotFound | Problem::Refused(AccessTokenRefusal::NoSuchToken) => {
+            "Nothing here has this id or name; a removed token has neither, nor has one of another organization."
+        }
+        Problem::MethodNotAllowed => "The path is there, for another method.",
+        Problem::Conflict | Problem::Refused(AccessTokenRefusal::AlreadyExists) => {
+            "Other changes kept coming first; nothing was done."
+        }
+        Problem::AlreadyDone { .. } => {
+            "`AlreadyDone`: the same was asked before under the same idempotency key; the token that came of it is shown, \
+             masked, or null where it was removed since."
+        }
+        Problem::TooManyRequests(_) => {
+            "Too many failed authentications from this address: more than 100 in a minute. Good credentials are never \
+             refused for it, and on loopback nothing is."
+        }
+        Problem::IdempotencyKeyReused => {
+            "`IdempotencyKeyReused`: the key was used with another body, within 30 days."
+        }
+        Problem::TooLarge => "A body over 256 KiB, or headers and path over 16 KiB together.",
+        Problem::NameHasBeenUsed => {
+            "`NameHasBeenUsed`: another token of the organization has the name, which is compared without regard to case."
+        }
+        Problem::TooManyTokens => {
+            "`TooManyAccessTokens`: the organization has as many tokens as it may have (`MAX_TOKENS_PER_ORGANIZATION`)."
+        }
+        Problem::Refused(AccessTokenRefusal::PermissionsAreFixed) => {
+            "`PermissionsAreFixed`: a service token's permissions can't be changed."
+        }
+        Problem::Refused(AccessTokenRefusal::TokenIsExpired) => {
+            "`TokenIsExpired`: it needs a new expiry first."
+        }
+        Problem::Refused(AccessTokenRefusal::CreatorIsNotAMember) => {
+            "`CreatorIsNotAMember`: a personal token can't be activated while its creator is no member."
+        }
+        Problem::Unavailable => {
+            "The store is out of reach, or the position is not reached in time. `Retry-After` is in seconds."
+        }
+        Problem::Internal => "Anything else.",
+    }
+}

@@ -1,0 +1,172 @@
+//! Questions of AuthZEN and the reasons of their answers, for the document. Questions are read field by field in
+//! `super::super::evaluation`; their types are never made.
+#![expect(dead_code, reason = "their fields are read by the derive only")]
+
+use domain::authorization::Reason;
+use serde_json::Value;
+use utoipa::ToSchema;
+use utoipa::openapi::schema::Schema;
+
+use super::schemas::{one_of, text};
+
+/// A question of AuthZEN. Fields that are not named here are ignored.
+#[derive(ToSchema)]
+#[schema(example = json!({
+    "subject": { "type": "access_token", "id": "0192f0c0-5c6c-7277-bcf7-fda94c538785" },
+    "action": { "name": "ToggleFlag" },
+    "resource": { "type": "flag", "id": "project/web:env/prod:flag/dark-mode;beta" },
+    "context": { "ipAddress": "203.0.113.7" },
+}))]
+pub(in crate::http) struct Evaluation {
+    subject: Subject,
+    action: Action,
+    resource: Resource,
+    #[schema(nullable)]
+    context: Option<Context>,
+}
+
+/// Who.
+#[derive(ToSchema)]
+#[serde(untagged)]
+pub(in crate::http) enum Subject {
+    Token(TokenSubject),
+    Member(MemberSubject),
+    Other(OtherSubject),
+}
+
+/// An access token.
+#[derive(ToSchema)]
+pub(in crate::http) struct TokenSubject {
+    #[schema(schema_with = access_token)]
+    r#type: String,
+    /// Its secret, or its uuid. What is neither is `unknown_token`.
+    id: String,
+}
+
+/// A member, by its own permission.
+#[derive(ToSchema)]
+pub(in crate::http) struct MemberSubject {
+    #[schema(schema_with = member)]
+    r#type: String,
+    /// Its uuid. What is none is `creator_not_a_member`.
+    id: String,
+    properties: MemberProperties,
+}
+
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+pub(in crate::http) struct MemberProperties {
+    /// The uuid of the organization the member is asked about in.
+    organization_id: String,
+}
+
+/// Any other: `unknown_token`.
+#[derive(ToSchema)]
+pub(in crate::http) struct OtherSubject {
+    #[schema(pattern = "^(?!access_token$|member$)")]
+    r#type: String,
+    id: String,
+}
+
+/// What the subject wants to do.
+#[derive(ToSchema)]
+pub(in crate::http) struct Action {
+    /// FeatBit's permission, as `ToggleFlag`.
+    name: String,
+}
+
+/// On what.
+#[derive(ToSchema)]
+pub(in crate::http) struct Resource {
+    /// Not compared.
+    r#type: String,
+    /// A resource name with its tags, `project/<key>:env/<key>:flag/<key>;<tag>,<tag>`: raw text, never refused for its
+    /// form.
+    id: String,
+    #[schema(nullable)]
+    properties: Option<ResourceProperties>,
+}
+
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+pub(in crate::http) struct ResourceProperties {
+    /// The uuid of the organization the resource is in: if it is not the subject's, nothing matches.
+    organization_id: Option<String>,
+}
+
+/// `atPosition` and `atTime` are refused: the past can't be asked for yet.
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+pub(in crate::http) struct Context {
+    /// The decision reflects the log up to this position at least, which is waited for up to 250 ms; or else it is
+    /// `stale_replica`.
+    #[schema(minimum = 0, maximum = 9223372036854775807_i64)]
+    at_least_position: Option<i64>,
+    /// The address of whoever presented the token: a string that is an IPv4 or IPv6 address. Anything else counts as
+    /// none, which for a token with `allowedIps` is `ip_not_allowed`.
+    #[schema(value_type = Value, required = false)]
+    ip_address: Option<Value>,
+}
+
+fn access_token() -> Schema {
+    one_of(["access_token"]).into()
+}
+
+fn member() -> Schema {
+    one_of(["member"]).into()
+}
+
+/// The closed list, in the order in which the first that applies is given.
+pub(in crate::http) fn reason() -> Schema {
+    let reasons = [
+        Reason::StaleReplica,
+        Reason::UnknownToken,
+        Reason::TokenRemoved,
+        Reason::TokenExpired,
+        Reason::MemberBlocked,
+        Reason::CreatorNotAMember,
+        Reason::TokenInactive,
+        Reason::IpNotAllowed,
+        Reason::DeniedByStatement,
+        Reason::NoMatchingStatement,
+        Reason::OutsideTokenScope,
+        Reason::Allowed,
+    ];
+    let words: Vec<Value> = reasons
+        .iter()
+        .filter_map(|reason| serde_json::to_value(reason).ok())
+        .collect();
+    let meanings: Vec<String> = reasons
+        .iter()
+        .zip(&words)
+        .map(|(reason, word)| format!("- `{}`: {}", word.as_str().unwrap_or_default(), why(*reason)))
+        .collect();
+    text()
+        .description(Some(format!(
+            "Why: the first of these that applies, in this order.\n\n{}",
+            meanings.join("\n")
+        )))
+        .enum_values(Some(words))
+        .into()
+}
+
+fn why(reason: Reason) -> &'static str {
+    match reason {
+        Reason::StaleReplica => {
+            "the node can't vouch that it knows the log up to now, or up to the position asked for"
+        }
+        Reason::UnknownToken => "no token has this secret or id, or the subject is of another type",
+        Reason::TokenRemoved => "the token was removed",
+        Reason::TokenExpired => "its time has passed",
+        Reason::MemberBlocked => "a message about the member could not be used: what it may do is not known",
+        Reason::CreatorNotAMember => {
+            "the creator of a personal token, or the member asked about, is no member"
+        }
+        Reason::TokenInactive => "it was deactivated, or its creator has left since it was last activated",
+        Reason::IpNotAllowed => "not from this address",
+        Reason::DeniedByStatement => "a statement denies it",
+        Reason::NoMatchingStatement => "no statement speaks of it, or the resource is another organization's",
+        Reason::OutsideTokenScope => "the creator may, but the token was narrowed",
+        Reason::Allowed => "a statement allows it and none denies it",
+    }
+}
