@@ -165,10 +165,12 @@ fn statements(value: Option<&Value>) -> Result<Vec<Statement>, &'static str> {
 }
 
 fn statement(value: &Value) -> Option<Statement> {
-    if has_nul(value) {
+    let fields = Fields::of(value.clone())?;
+    // Only in what is kept: any other field is ignored, whatever it holds.
+    let kept = ["id", "resourcetype", "effect", "actions", "resources"];
+    if kept.iter().filter_map(|name| fields.get(name)).any(has_nul) {
         return None;
     }
-    let fields = Fields::of(value.clone())?;
     let id = match fields.get("id") {
         None | Some(Value::Null) => Uuid::new_v4().to_string(),
         Some(Value::String(id)) if (1..=MAX_STATEMENT_ID).contains(&id.chars().count()) => id.clone(),

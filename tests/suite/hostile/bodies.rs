@@ -172,6 +172,17 @@ async fn a_field_of_the_wrong_type_is_named() {
     .await;
 }
 
+/// It is not kept. Found by schemathesis, when `has_nul` looked at the whole statement.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_nul_character_in_a_field_that_is_ignored_is_ignored() {
+    let app = TestApp::start().await;
+    let mut with_more = statement();
+    with_more["more\u{0}"] = json!({ "a": ["\u{0}"] });
+    let body = json!({ "name": "n", "type": "Service", "permissions": [with_more], "x": "\u{0}" });
+    let answer = app.owner().post("/access-tokens", body).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+}
+
 /// PostgreSQL can't hold one. Tried: `has_nul` always false.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_nul_character_is_refused_where_it_stands() {
