@@ -19,4 +19,5 @@ mod hostile;
 mod intake;
 mod log;
 mod management;
+mod openapi;
 mod support;

@@ -1,0 +1,371 @@
+//! Every answer of the document is given by a running service: for each operation and status there is a request here, and
+//! its answer has the documented media type, headers and body; all documented codes come up.
+//!
+//! A new operation costs a line for each status of its own in [`requests`]; what many share is in [`shared`].
+
+use std::collections::BTreeSet;
+
+use sqlx::Executor;
+use uuid::Uuid;
+
+use super::*;
+use crate::support::{Actor, Answer, Options, TestApp, eventually};
+
+const KIB: usize = 1024;
+
+/// Nodes in the states that the answers need.
+struct World {
+    app: TestApp,
+    /// It wants gateway keys, and room for one token in an organization, which is there.
+    strict: TestApp,
+    /// Each append of it comes to a conflict.
+    conflicted: TestApp,
+    /// It has lost sight of its log.
+    frozen: TestApp,
+    /// Active tokens of `app`'s owner, and one whose time has passed.
+    personal: String,
+    service: String,
+    expired: String,
+    /// Of `conflicted`'s owner.
+    active_there: String,
+    inactive_there: String,
+}
+
+impl World {
+    async fn new() -> Self {
+        let app = TestApp::start().await;
+        let owner = app.owner();
+        let (personal, _) = owner.personal_token("personal").await;
+        let (service, _) = owner
+            .service_token("service", "ToggleFlag", "project/web:env/prod:flag/*")
+            .await;
+        let (expired, _) = owner.personal_token("expired").await;
+        app.expire(&owner, &expired).await;
+
+        let settings = vec![
+            ("GATEWAY_KEYS", "a key".to_owned()),
+            ("MAX_TOKENS_PER_ORGANIZATION", "1".to_owned()),
+        ];
+        let strict = TestApp::start_with(Options {
+            settings,
+            database: None,
+        })
+        .await;
+        strict.owner().personal_token("the only one").await;
+
+        let conflicted = TestApp::start().await;
+        let there = conflicted.owner();
+        let (active_there, _) = there.personal_token("active").await;
+        let (inactive_there, _) = there.personal_token("inactive").await;
+        let stopped = format!("/access-tokens/{inactive_there}/deactivate");
+        assert_eq!(there.put(&stopped, json!({})).await.status, 200);
+        always_in_conflict(&conflicted).await;
+
+        let frozen = TestApp::start().await;
+        let lost = "alter table events rename to out_of_sight";
+        frozen.database.pool.execute(lost).await.unwrap();
+        eventually("the node is not ready", async || {
+            let answer = Answer::of(frozen.request(Method::GET, "/health/readiness")).await;
+            (answer.status == 503).then_some(())
+        })
+        .await;
+        Self {
+            app,
+            strict,
+            conflicted,
+            frozen,
+            personal,
+            service,
+            expired,
+            active_there,
+            inactive_there,
+        }
+    }
+}
+
+/// Somebody else was first, however often it is tried.
+async fn always_in_conflict(app: &TestApp) {
+    let replaced = "do $replace$ begin execute format(
+        'create or replace function append_to_log(%s) returns %s language sql as
+         $$ select r, ''conflict'', null::bigint, null::bigint from generate_subscripts(command_ids, 1) r $$',
+        pg_get_function_arguments('append_to_log'::regproc), pg_get_function_result('append_to_log'::regproc));
+        end $replace$";
+    app.database.pool.execute(replaced).await.unwrap();
+}
+
+/// Tried: a status, a code, a header and a required field added to the document; `evaluate`'s 401 taken out of here.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_documented_answer_is_given() {
+    let (document, world) = (document(), World::new().await);
+    let mut wrong = Vec::new();
+    for operation in operations(&document) {
+        for (status, documented) in &operation.answers {
+            let what = format!("{} {status}", operation.id);
+            let requests =
+                shared(&world, &operation, *status).or_else(|| requests(&world, &operation.id, *status));
+            let Some(requests) = requests else {
+                wrong.push(format!("{what}: no request here gets this answer"));
+                continue;
+            };
+            let mut codes = BTreeSet::new();
+            for request in requests {
+                let answer = Answer::of(request).await;
+                if let Err(why) = holds(&document, *status, documented, &answer) {
+                    wrong.push(format!("{what}: {why}: {} {}", answer.status, answer.text));
+                }
+                let all = answer.body["errors"].as_array();
+                codes.extend(all.into_iter().flatten().map(ToString::to_string));
+            }
+            let expected = documented_codes(documented);
+            if codes != expected {
+                wrong.push(format!(
+                    "{what}: documented are {expected:?}, answered were {codes:?}"
+                ));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// What is answered alike by many operations.
+fn shared(world: &World, operation: &Operation, status: u16) -> Option<Vec<reqwest::RequestBuilder>> {
+    let World { app, conflicted, .. } = world;
+    let ask =
+        |actor: &Actor, id: &str| actor.request(operation.method.clone(), below_base(&operation.path_of(id)));
+    let request = match status {
+        401 if operation.is_of_members => operation.request(app, &world.personal),
+        403 if operation.is_of_members => ask(&app.intruder(), &world.personal),
+        404 if operation.is_of_members => {
+            // Who removes a token that is not there is told that it is gone; only what is no id is not found.
+            let id = match operation.method {
+                Method::DELETE => "no-uuid".to_owned(),
+                _ => Uuid::new_v4().to_string(),
+            };
+            ask(&app.owner(), &id).json(&valid_body(&operation.id))
+        }
+        409 if operation.is_of_members => {
+            let id = match operation.id.as_str() {
+                "activateAccessToken" => &world.inactive_there,
+                _ => &world.active_there,
+            };
+            ask(&conflicted.owner(), id).json(&valid_body(&operation.id))
+        }
+        413 => {
+            let with_headers = operation
+                .request(app, &world.personal)
+                .header("x-much", "x".repeat(17 * KIB));
+            let with_body = operation
+                .request(app, &world.personal)
+                .body("x".repeat(257 * KIB));
+            return Some(match operation.takes_body {
+                true => vec![with_headers, with_body],
+                false => vec![with_headers],
+            });
+        }
+        503 if operation.is_of_members => {
+            ask(&app.owner(), &world.personal).header("x-at-least-position", "1000000000000")
+        }
+        _ => return None,
+    };
+    Some(vec![request])
+}
+
+/// What operations answer each in its own way; none where nothing here is answered with that status.
+fn requests(world: &World, operation: &str, status: u16) -> Option<Vec<reqwest::RequestBuilder>> {
+    let World { app, strict, .. } = world;
+    let owner = app.owner();
+    let token = |of: &str| format!("/access-tokens/{of}");
+    let action =
+        |of: &str, action: &str| owner.request(Method::PUT, &format!("/access-tokens/{of}/{action}"));
+    let get = |path: &str| owner.request(Method::GET, path);
+    let post = |body: Value| owner.request(Method::POST, "/access-tokens").json(&body);
+    let put = |of: &str, body: Value| owner.request(Method::PUT, &token(of)).json(&body);
+    let open = |path: &str| app.request(Method::GET, path);
+    let late = |request: reqwest::RequestBuilder| request.header("x-at-least-position", "soon");
+    let evaluate =
+        |of: &TestApp, question: Value| of.request(Method::POST, "/access/v1/evaluation").json(&question);
+    Some(match (operation, status) {
+        ("listAccessTokens", 200) => vec![
+            get("/access-tokens?name=e&type=Personal&creatorId=&status=&pageIndex=&pageSize=100"),
+            get("/access-tokens?pageIndex=2147483647"),
+        ],
+        ("listAccessTokens", 400) => vec![
+            get("/access-tokens?creatorId=x&pageIndex=-1&pageSize=101"),
+            late(get("/access-tokens")),
+        ],
+        ("isAccessTokenNameUsed", 200) => vec![
+            get("/access-tokens/is-name-used?name=PERSONAL"),
+            get("/access-tokens/is-name-used?name=nobody's"),
+        ],
+        ("isAccessTokenNameUsed", 400) => vec![
+            get("/access-tokens/is-name-used?name=%20"),
+            late(get("/access-tokens/is-name-used?name=x")),
+        ],
+        ("getAccessToken", 200) => vec![
+            get(&token(&world.personal)),
+            get(&token(&world.service)),
+            get(&token(&world.expired)),
+        ],
+        ("getAccessToken", 400) => vec![late(get(&token(&world.personal)))],
+        ("getAccessTokenHistory", 200) => vec![
+            get(&format!("/access-tokens/{}/history", world.service)),
+            get(&format!("/access-tokens/{}/history?pageIndex=1", world.expired)),
+        ],
+        ("getAccessTokenHistory", 400) => {
+            let history = format!("/access-tokens/{}/history", world.service);
+            vec![
+                get(&format!("{history}?pageIndex=x&pageSize=0")),
+                late(get(&history)),
+            ]
+        }
+        ("createAccessToken", 200) => vec![
+            post(json!({ "name": "another", "type": "Personal" })),
+            post(
+                json!({ "NAME": " a third ", "Type": "Service", "permissions": [statement()],
+                         "description": "x", "expiresAt": null, "allowedIps": ["10.0.0.0/8", "::1"] }),
+            ),
+        ],
+        ("createAccessToken", 400) => vec![
+            post(json!({ "permissions": "x", "description": 1, "expiresAt": "x", "allowedIps": ["x"] })),
+            post(json!({ "name": 1, "type": "x" })),
+            post(json!([])),
+            late(post(valid_body(operation))),
+        ],
+        ("createAccessToken", 422) => vec![
+            post(json!({ "name": "PERSONAL", "type": "Personal" })),
+            strict
+                .owner()
+                .request(Method::POST, "/access-tokens")
+                .json(&valid_body(operation)),
+        ],
+        ("updateAccessToken", 200) => vec![
+            put(&world.personal, json!({ "name": "personal", "permissions": [] })),
+            put(
+                &world.service,
+                json!({ "name": "service", "permissions": [statement()], "description": null }),
+            ),
+        ],
+        ("updateAccessToken", 400) => vec![
+            put(
+                &world.personal,
+                json!({ "permissions": 1, "description": 1, "expiresAt": 1, "allowedIps": 1 }),
+            ),
+            put(&world.personal, json!({ "name": "\u{7}" })),
+            put(&world.personal, json!("x")),
+            late(put(&world.personal, valid_body(operation))),
+        ],
+        ("updateAccessToken", 422) => vec![
+            put(&world.personal, json!({ "name": "service" })),
+            put(&world.service, json!({ "name": "service", "permissions": [] })),
+        ],
+        ("toggleAccessToken", 200) => vec![
+            action(&world.personal, "toggle"),
+            action(&world.personal, "toggle"),
+        ],
+        ("activateAccessToken", 200) => vec![action(&world.personal, "activate")],
+        ("deactivateAccessToken", 200) => vec![action(&world.personal, "deactivate")],
+        ("removeAccessToken", 200) => {
+            vec![owner.request(Method::DELETE, &token(&Uuid::new_v4().to_string()))]
+        }
+        ("toggleAccessToken", 400) => vec![late(action(&world.personal, "toggle"))],
+        ("activateAccessToken", 400) => vec![late(action(&world.personal, "activate"))],
+        ("deactivateAccessToken", 400) => vec![late(action(&world.personal, "deactivate"))],
+        ("removeAccessToken", 400) => vec![late(owner.request(Method::DELETE, &token(&world.personal)))],
+        ("toggleAccessToken", 422) => vec![action(&world.expired, "toggle")],
+        ("activateAccessToken", 422) => vec![action(&world.expired, "activate")],
+        ("evaluate", 200) => vec![
+            evaluate(app, question("access_token", &world.service)),
+            evaluate(app, question("access_token", "nobody's")),
+            evaluate(app, question("nothing known", "")),
+            evaluate(&world.frozen, question("access_token", "")),
+        ],
+        ("evaluate", 400) => vec![
+            evaluate(app, json!({ "subject": 1 })),
+            evaluate(app, question("member", "")),
+        ],
+        ("evaluate", 401) => vec![evaluate(strict, question("access_token", ""))],
+        ("getLiveness", 200) => vec![open("/health/liveness")],
+        ("getReadiness", 200) => vec![open("/health/readiness")],
+        ("getReadiness", 503) => vec![world.frozen.request(Method::GET, "/health/readiness")],
+        ("getOpenApiDocument", 200) => vec![open("/openapi.json")],
+        ("showDocumentation", 200) => vec![open("/docs")],
+        ("getDocumentationFile", 200) => vec![
+            open("/docs/index.css"),
+            open("/docs/swagger-ui-bundle.js"),
+            open("/docs/favicon-16x16.png"),
+        ],
+        ("getDocumentationFile", 404) => vec![open("/docs/index.html")],
+        _ => return None,
+    })
+}
+
+/// A body that the operation takes; one that does not look at its body does not mind.
+fn valid_body(operation: &str) -> Value {
+    match operation {
+        "createAccessToken" => json!({ "name": "one more", "type": "Personal" }),
+        "updateAccessToken" => json!({ "name": "renamed" }),
+        _ => json!({}),
+    }
+}
+
+fn statement() -> Value {
+    json!({ "resourceType": "flag", "effect": "allow", "actions": ["ToggleFlag"], "resources": ["project/web:env/prod:flag/*"] })
+}
+
+fn question(kind: &str, id: &str) -> Value {
+    json!({
+        "subject": { "type": kind, "id": id },
+        "action": { "name": "ToggleFlag" },
+        "resource": { "type": "flag", "id": "project/web:env/prod:flag/dark" },
+    })
+}
+
+/// Actors know the base of the management API.
+fn below_base(path: &str) -> &str {
+    path.strip_prefix("/api/v1").unwrap()
+}
+
+/// The answer's status, media type, headers and body are those of the document.
+fn holds(document: &Value, status: u16, documented: &Value, answer: &Answer) -> Result<(), String> {
+    if answer.status != status {
+        return Err("another status".to_owned());
+    }
+    let media_type = answer
+        .header("content-type")
+        .split(';')
+        .next()
+        .unwrap_or_default();
+    let schema = &documented["content"][media_type]["schema"];
+    if schema.is_null() {
+        return Err(format!("answered as {media_type:?}"));
+    }
+    let body = match media_type {
+        "application/json" => answer.body.clone(),
+        _ => Value::from(answer.text.as_str()),
+    };
+    if let Err(error) = validator(document, schema).validate(&body) {
+        return Err(format!("{error} at {}", error.instance_path()));
+    }
+    for (name, header) in documented["headers"].as_object().into_iter().flatten() {
+        let value = answer.header(name);
+        let value = match header["schema"]["type"].as_str() {
+            Some("integer") => value.parse::<i64>().map(Value::from).unwrap_or_default(),
+            _ => Value::from(value),
+        };
+        let is_there = answer.headers.contains_key(name.as_str());
+        if !is_there || !validator(document, &header["schema"]).is_valid(&value) {
+            return Err(format!("the header {name} is {value}"));
+        }
+    }
+    Ok(())
+}
+
+/// The codes that the schema of a failure lists, as JSON.
+fn documented_codes(documented: &Value) -> BTreeSet<String> {
+    let schema = &documented["content"]["application/json"]["schema"];
+    let envelope = [schema, &schema["anyOf"][1]]
+        .into_iter()
+        .find(|schema| !schema["properties"]["errors"].is_null());
+    let codes = envelope.and_then(|schema| schema["properties"]["errors"]["items"]["enum"].as_array());
+    codes.into_iter().flatten().map(ToString::to_string).collect()
+}
