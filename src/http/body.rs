@@ -114,14 +114,14 @@ impl<S: Send + Sync> FromRequest<S> for Fields {
     }
 }
 
-/// Where a body may be left out altogether.
+/// Where a body may be left out altogether, or be null.
 impl<S: Send + Sync> OptionalFromRequest<S> for Fields {
     type Rejection = Problem;
 
     async fn from_request(request: Request, _: &S) -> Result<Option<Self>, Problem> {
         let is_json = says_json_or_nothing(request.headers());
         let body = read(request.into_body()).await?;
-        if body.is_empty() {
+        if body.is_empty() || body.trim_ascii() == b"null" {
             return Ok(None);
         }
         Self::parse(&body, is_json).map(Some)

@@ -12,7 +12,6 @@ use utoipa::IntoResponses;
 use utoipa::openapi::schema::{AnyOfBuilder, ArrayBuilder, ObjectBuilder, Schema, Type};
 use utoipa::openapi::{ContentBuilder, Header, HeaderBuilder, Ref, RefOr, Response, ResponseBuilder};
 
-use super::super::envelope::LOG_POSITION;
 use super::super::failed_attempts::TooManyFailures;
 use super::super::problem::Problem;
 
@@ -256,11 +255,10 @@ struct Answer {
 }
 
 /// The headers a client does something about.
-const HEADERS: [(HeaderName, &str); 4] = [
+const HEADERS: [(HeaderName, &str); 3] = [
     (WWW_AUTHENTICATE, "WWW-Authenticate"),
     (RETRY_AFTER, "Retry-After"),
     (CACHE_CONTROL, "Cache-Control"),
-    (LOG_POSITION, "X-Log-Position"),
 ];
 
 impl From<Answer> for Response {
@@ -289,28 +287,22 @@ impl From<Answer> for Response {
     }
 }
 
-/// A header that counts, or else one that always says this.
+/// A header that says how long to wait, or else one that always says this.
 fn header(name: &str, value: &str) -> Header {
-    match name {
-        "Retry-After" => count("In seconds.", 1),
-        "X-Log-Position" => count("The position of the token's last event.", 1),
-        _ => {
-            let text = ObjectBuilder::new()
-                .schema_type(Type::String)
-                .enum_values(Some([value]));
-            Header::new(text)
-        }
+    if name == "Retry-After" {
+        return seconds();
     }
+    let text = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .enum_values(Some([value]));
+    Header::new(text)
 }
 
-fn count(description: &str, minimum: i64) -> Header {
-    let number = ObjectBuilder::new()
-        .schema_type(Type::Integer)
-        .minimum(Some(minimum))
-        .build();
+fn seconds() -> Header {
+    let number = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1));
     HeaderBuilder::new()
         .schema(Some(number))
-        .description(Some(description))
+        .description(Some("In seconds."))
         .build()
 }
 
@@ -374,7 +366,7 @@ fn meaning(problem: &Problem) -> &'static str {
         }
         Problem::AlreadyDone { .. } => {
             "`AlreadyDone`: the same was asked before under the same idempotency key; the token that came of it is shown, \
-             masked, or null where it was removed since."
+             masked, or null where it was removed since; `X-Log-Position` is that of its last event."
         }
         Problem::TooManyRequests(_) => {
             "Too many failed authentications from this address: more than 100 in a minute. Good credentials are never \

@@ -12,11 +12,16 @@ use super::*;
 use crate::support::{Actor, Answer, Options, TestApp, eventually};
 
 const KIB: usize = 1024;
+/// An address that is not loopback.
+const ELSEWHERE: &str = "203.0.113.9";
+/// An idempotency key of `app`'s owner that was used, with [`used_body`].
+const USED: &str = "used";
 
 /// Nodes in the states that the answers need.
 struct World {
     app: TestApp,
-    /// It wants gateway keys, and room for one token in an organization, which is there.
+    /// It wants gateway keys, has room for one token in an organization, which is there, and has seen too many failures from
+    /// the address [`ELSEWHERE`].
     strict: TestApp,
     /// Each append of it comes to a conflict.
     conflicted: TestApp,
@@ -39,12 +44,23 @@ impl World {
         let (service, _) = owner
             .service_token("service", "ToggleFlag", "project/web:env/prod:flag/*")
             .await;
+        for path in [
+            "/access-tokens".to_owned(),
+            format!("/access-tokens/{personal}/rotate"),
+        ] {
+            let used = owner
+                .request(Method::POST, &path)
+                .header("idempotency-key", USED)
+                .json(&used_body());
+            assert_eq!(Answer::of(used).await.status, 200);
+        }
         let (expired, _) = owner.personal_token("expired").await;
         app.expire(&owner, &expired).await;
 
         let settings = vec![
             ("GATEWAY_KEYS", "a key".to_owned()),
             ("MAX_TOKENS_PER_ORGANIZATION", "1".to_owned()),
+            ("TRUSTED_PROXY_HOPS", "1".to_owned()),
         ];
         let strict = TestApp::start_with(Options {
             settings,
@@ -52,6 +68,13 @@ impl World {
         })
         .await;
         strict.owner().personal_token("the only one").await;
+        for _ in 0..100 {
+            let failure = Answer::of(from_elsewhere(
+                strict.request(Method::GET, "/api/v1/access-tokens"),
+            ))
+            .await;
+            assert_eq!(failure.status, 401);
+        }
 
         let conflicted = TestApp::start().await;
         let there = conflicted.owner();
@@ -83,11 +106,20 @@ impl World {
     }
 }
 
+fn from_elsewhere(request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
+    request.header("x-forwarded-for", ELSEWHERE)
+}
+
+/// Of a creation; a rotation takes it for an empty one.
+fn used_body() -> Value {
+    json!({ "name": "keyed", "type": "Personal" })
+}
+
 /// Somebody else was first, however often it is tried.
 async fn always_in_conflict(app: &TestApp) {
     let replaced = "do $replace$ begin execute format(
         'create or replace function append_to_log(%s) returns %s language sql as
-         $$ select r, ''conflict'', null::bigint, null::bigint from generate_subscripts(command_ids, 1) r $$',
+         $$ select r, ''conflict'', null::bigint, null::bigint, null::timestamptz from generate_subscripts(command_ids, 1) r $$',
         pg_get_function_arguments('append_to_log'::regproc), pg_get_function_result('append_to_log'::regproc));
         end $replace$";
     app.database.pool.execute(replaced).await.unwrap();
@@ -148,8 +180,14 @@ fn shared(world: &World, operation: &Operation, status: u16) -> Option<Vec<reqwe
                 "activateAccessToken" => &world.inactive_there,
                 _ => &world.active_there,
             };
-            ask(&conflicted.owner(), id).json(&valid_body(&operation.id))
+            let mut requests = vec![ask(&conflicted.owner(), id).json(&valid_body(&operation.id))];
+            if ["createAccessToken", "rotateAccessToken"].contains(&operation.id.as_str()) {
+                let again = ask(&app.owner(), &world.personal).header("idempotency-key", USED);
+                requests.push(again.json(&used_body()));
+            }
+            return Some(requests);
         }
+        429 => from_elsewhere(operation.request(&world.strict, &world.personal)),
         413 => {
             let with_headers = operation
                 .request(app, &world.personal)
@@ -161,6 +199,10 @@ fn shared(world: &World, operation: &Operation, status: u16) -> Option<Vec<reqwe
                 true => vec![with_headers, with_body],
                 false => vec![with_headers],
             });
+        }
+        // Commands ask the log itself, and need no index that has come so far.
+        503 if operation.is_of_members && !operation.method.is_safe() => {
+            ask(&world.frozen.owner(), &Uuid::new_v4().to_string()).json(&valid_body(&operation.id))
         }
         503 if operation.is_of_members => {
             ask(&app.owner(), &world.personal).header("x-at-least-position", "1000000000000")
@@ -182,6 +224,12 @@ fn requests(world: &World, operation: &str, status: u16) -> Option<Vec<reqwest::
     let put = |of: &str, body: Value| owner.request(Method::PUT, &token(of)).json(&body);
     let open = |path: &str| app.request(Method::GET, path);
     let late = |request: reqwest::RequestBuilder| request.header("x-at-least-position", "soon");
+    let keyed = |request: reqwest::RequestBuilder| request.header("idempotency-key", USED);
+    let rotate = |of: &str, body: Value| {
+        owner
+            .request(Method::POST, &format!("/access-tokens/{of}/rotate"))
+            .json(&body)
+    };
     let evaluate =
         |of: &TestApp, question: Value| of.request(Method::POST, "/access/v1/evaluation").json(&question);
     Some(match (operation, status) {
@@ -229,14 +277,48 @@ fn requests(world: &World, operation: &str, status: u16) -> Option<Vec<reqwest::
             post(json!({ "permissions": "x", "description": 1, "expiresAt": "x", "allowedIps": ["x"] })),
             post(json!({ "name": 1, "type": "x" })),
             post(json!([])),
+            post(valid_body(operation)).header("idempotency-key", "two words"),
             late(post(valid_body(operation))),
         ],
         ("createAccessToken", 422) => vec![
+            keyed(post(json!({ "name": "another body", "type": "Personal" }))),
             post(json!({ "name": "PERSONAL", "type": "Personal" })),
             strict
                 .owner()
                 .request(Method::POST, "/access-tokens")
                 .json(&valid_body(operation)),
+        ],
+        ("rotateAccessToken", 200) => vec![
+            rotate(&world.service, Value::Null),
+            rotate(&world.service, json!({ "overlapSeconds": 60 })),
+            owner.request(Method::POST, &format!("/access-tokens/{}/rotate", world.service)),
+        ],
+        ("rotateAccessToken", 400) => vec![
+            rotate(&world.service, json!({ "overlapSeconds": 86_401 })),
+            rotate(&world.service, json!("x")),
+            rotate(&world.service, json!({})).header("idempotency-key", ""),
+            late(rotate(&world.service, json!({}))),
+        ],
+        ("rotateAccessToken", 422) => vec![
+            rotate(&world.expired, json!({})),
+            keyed(rotate(&world.personal, json!({ "overlapSeconds": 1 }))),
+        ],
+        ("getAccessTokenPermissions", 200) => vec![
+            get(&format!("/access-tokens/{}/permissions", world.personal)),
+            get(&format!("/access-tokens/{}/permissions?at=", world.service)),
+            get(&format!("/access-tokens/{}/permissions", world.expired)),
+        ],
+        ("getAccessTokenPermissions", 400) => {
+            let permissions = format!("/access-tokens/{}/permissions", world.service);
+            vec![get(&format!("{permissions}?at=then")), late(get(&permissions))]
+        }
+        ("listAuditLogs", 200) => vec![
+            get("/audit-logs?pageSize=100"),
+            get("/audit-logs?query=nobody%20said%20this&actorId=&type=member&refId=&from=0&to=&after=7"),
+        ],
+        ("listAuditLogs", 400) => vec![
+            get("/audit-logs?actorId=x&refId=x&from=x&to=-1&after=x&pageSize=0"),
+            late(get("/audit-logs")),
         ],
         ("updateAccessToken", 200) => vec![
             put(&world.personal, json!({ "name": "personal", "permissions": [] })),
