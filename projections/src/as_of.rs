@@ -8,10 +8,10 @@ use domain::member::Member;
 use domain::organization::OrganizationEvent;
 use sqlx::PgConnection;
 
-use crate::log::{Fact, ReadLogError, RecordedEvent, last_position, read_streams, read_streams_between};
+use crate::log::{Fact, ReadLogError, RecordedEvent, read_stream};
 
-/// Events read at once.
-const PAGE: i64 = 1000;
+/// Events of a stream read at once.
+const PAGE: i64 = 200;
 
 /// The last position that was recorded no later than this; none where the time is still to come. It never changes: an
 /// append that may still get a time that has passed is waited for.
@@ -66,38 +66,80 @@ pub async fn token_as_of(
     token_id: TokenId,
     position: i64,
 ) -> Result<Option<AsOf>, ReadLogError> {
-    let own = ("access_token", token_id.to_string());
-    let first = read_streams(connection, std::slice::from_ref(&own), 0, 1).await?;
-    let Some(RecordedEvent {
-        position: created_position,
-        fact: Fact::AccessToken(AccessTokenEvent::Created(created)),
-        ..
-    }) = first.first()
-    else {
+    let mut token = Stream::new("access_token", token_id.to_string(), position);
+    let mut others = token.rest(connection).await?;
+    let created = others.first().map(|event| &event.fact);
+    let Some(Fact::AccessToken(AccessTokenEvent::Created(created))) = created else {
         return Ok(None);
     };
-    if *created_position > position || created.organization_id != organization_id {
+    if created.organization_id != organization_id {
         return Ok(None);
     }
-    let organization = ("organization", organization_id.to_string());
-    // A service token depends on its creator only where it was made by somebody whose organization was just removed.
-    let depends_on_creator = created.token_type == TokenType::Personal
-        || last_position(connection, organization.0, &organization.1).await? > 0;
-    let creator = ("member", Member::stream_id(organization_id, created.creator_id));
-    let streams: Vec<_> = [own, organization]
-        .into_iter()
-        .chain(depends_on_creator.then_some(creator))
-        .collect();
+    let is_personal = created.token_type == TokenType::Personal;
+    let creator = Member::stream_id(organization_id, created.creator_id);
+    let mut organization = Stream::new("organization", organization_id.to_string(), position);
+    let removals = organization.rest(connection).await?;
     let mut as_of = AsOf::default();
-    let mut after = 0;
-    loop {
-        let events = read_streams_between(connection, &streams, after, position, PAGE).await?;
-        let Some(last) = events.last() else {
-            return Ok(Some(as_of));
-        };
-        after = last.position;
-        for event in &events {
-            apply(&mut as_of, event);
+    // A service token depends on its creator only where it was made by somebody whose organization was just removed.
+    let mut creator = (is_personal || !removals.is_empty()).then(|| Stream::new("member", creator, position));
+    others.extend(removals);
+    others.sort_by_key(|event| event.position);
+    let mut others = others.into_iter().peekable();
+    // The creator's may be many: a page at a time.
+    while let Some(creator) = &mut creator
+        && let events = creator.next_page(connection).await?
+        && !events.is_empty()
+    {
+        for event in events {
+            while let Some(before) = others.next_if(|other| other.position < event.position) {
+                apply(&mut as_of, &before);
+            }
+            apply(&mut as_of, &event);
+        }
+    }
+    for event in others {
+        apply(&mut as_of, &event);
+    }
+    Ok(Some(as_of))
+}
+
+/// A stream read up to a position, a page at a time.
+struct Stream {
+    aggregate_type: &'static str,
+    aggregate_id: String,
+    until: i64,
+    /// The last sequence that was read.
+    read: i64,
+}
+
+impl Stream {
+    fn new(aggregate_type: &'static str, aggregate_id: String, until: i64) -> Self {
+        Self {
+            aggregate_type,
+            aggregate_id,
+            until,
+            read: 0,
+        }
+    }
+
+    /// None at the end.
+    async fn next_page(&mut self, connection: &mut PgConnection) -> Result<Vec<RecordedEvent>, ReadLogError> {
+        let stream = (self.aggregate_type, self.aggregate_id.as_str());
+        let mut events = read_stream(connection, stream, self.read, PAGE).await?;
+        // Positions rise with sequences. What comes later is cut off here and not by the query, which would go on looking.
+        events.retain(|event| event.position <= self.until);
+        self.read = events.last().map_or(self.read, |last| last.sequence);
+        Ok(events)
+    }
+
+    async fn rest(&mut self, connection: &mut PgConnection) -> Result<Vec<RecordedEvent>, ReadLogError> {
+        let mut all = Vec::new();
+        loop {
+            let page = self.next_page(connection).await?;
+            if page.is_empty() {
+                return Ok(all);
+            }
+            all.extend(page);
         }
     }
 }

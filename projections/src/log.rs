@@ -149,37 +149,32 @@ pub async fn read_streams(
     rows.iter().map(recorded).collect()
 }
 
-/// The events of some streams after a position and up to another, in order: at most `limit`, and no more than a few
-/// megabytes. None where there are no more.
+/// The events of one stream after a place in it, in order: at most `limit`, and no more than a few megabytes. None where
+/// there are no more. Along the primary key: whatever the plan, it looks at no event that it doesn't return.
 ///
 /// # Errors
 /// [`ReadLogError`]
-pub async fn read_streams_between(
+pub async fn read_stream(
     connection: &mut PgConnection,
-    streams: &[(&str, String)],
+    (aggregate_type, aggregate_id): (&str, &str),
     after: i64,
-    until: i64,
     limit: i64,
 ) -> Result<Vec<RecordedEvent>, ReadLogError> {
-    let (types, ids): (Vec<&str>, Vec<&str>) = streams.iter().map(|(kind, id)| (*kind, id.as_str())).unzip();
     let rows = sqlx::query(
         "select position, recorded_at, organization_id, aggregate_type, aggregate_id, sequence, event_type, payload, metadata
          from (
-             select events.*, coalesce(sum(pg_column_size(payload) + pg_column_size(metadata)) over (
-                 order by position rows between unbounded preceding and 1 preceding), 0) as bytes_before
+             select *, coalesce(sum(pg_column_size(payload) + pg_column_size(metadata)) over (
+                 order by sequence rows between unbounded preceding and 1 preceding), 0) as bytes_before
              from events
-             join unnest($1::text[], $2::text[]) as wanted (aggregate_type, aggregate_id)
-                 using (aggregate_type, aggregate_id)
-             where position > $3 and position <= $4
-             order by position limit $5
+             where aggregate_type = $1 and aggregate_id = $2 and sequence > $3
+             order by sequence limit $4
          ) page
-         where bytes_before < $6
-         order by position",
+         where bytes_before < $5
+         order by sequence",
     )
-    .bind(types)
-    .bind(ids)
+    .bind(aggregate_type)
+    .bind(aggregate_id)
     .bind(after)
-    .bind(until)
     .bind(limit)
     .bind(MAX_PAGE_BYTES)
     .fetch_all(connection)

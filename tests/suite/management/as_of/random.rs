@@ -51,9 +51,9 @@ struct Living<'a> {
     recorded: BTreeMap<(String, i64), Live>,
 }
 
-/// Tried: `creator_has_ended` left out of `AsOf`; a place's first position for its last; revocations shown with later
-/// grants; the token's stream read to its end; the creator's stream read without the organization's; `<` for `<=` in
-/// `read_streams_between`.
+/// Tried: a place's first position for its last; not forgetting an end when the creator is added again; the organization's
+/// stream left out; statements in spite of an end; every revocation with every statement; streams read to their end, and to
+/// before the position.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_as_of_a_position_is_the_answer_that_was_given_there() {
     let app = TestApp::start().await;
