@@ -99,7 +99,7 @@ pub async fn read_after(
          from (
              select *, count(*) over () as found, coalesce(sum(pg_column_size(payload) + pg_column_size(metadata)) over (
                  order by position rows between unbounded preceding and 1 preceding), 0) as bytes_before
-             from events where position > $1 order by position limit $2
+             from (select * from events where position > $1 order by position limit $2) found
          ) page
          where bytes_before < $3
          order by position",
