@@ -1,7 +1,7 @@
 //! The command line. Exit 0: done; 1: failed, with the reason on standard error; 2: wrong usage.
 
 use std::error::Error;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -116,6 +116,7 @@ fn log_to_stderr(otherwise: &str) -> Result<(), Box<dyn Error>> {
     };
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     match std::env::var("LOG_FORMAT").as_deref() {
         Ok("json") => logs.json().init(),

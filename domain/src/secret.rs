@@ -82,6 +82,15 @@ impl Secret {
         }
     }
 
+    /// Does a text hold a secret in our form, checksum and all? Whoever keeps texts of others keeps none that does. Nothing
+    /// in FeatBit's older form tells a secret from a long name.
+    #[must_use]
+    pub fn is_in(text: &str) -> bool {
+        text.match_indices("api-")
+            .filter_map(|(start, _)| text.get(start..)?.get(..SECRET_CHARACTERS))
+            .any(is_our_form)
+    }
+
     /// The clear text, for the one response that returns it.
     pub fn reveal(&self) -> &str {
         &self.0
@@ -321,6 +330,32 @@ mod tests {
         assert!(Secret::parse(&older.replace("kfQ", "k.Q")).is_err());
     }
 
+    /// Tried: only the first `api-` looked at; only the whole text.
+    #[test]
+    fn a_secret_is_found_wherever_it_stands_in_a_text() {
+        for text in [
+            COUNTING.to_owned(),
+            format!("see {COUNTING}."),
+            format!("api-s_{COUNTING}{COUNTING}"),
+            format!("é{COUNTING}é"),
+            format!("api-api-p_é{COUNTING}"),
+        ] {
+            assert!(Secret::is_in(&text), "{text}");
+        }
+        let mistyped = COUNTING.replace("ns", "nt");
+        for text in [
+            "",
+            "api-",
+            "api-s_é",
+            "api-gateway",
+            mistyped.as_str(),
+            COUNTING.strip_suffix('s').expect("ends in s"),
+            "api-MDAwMDAwMDAwMDA3MQlMiC0LXZRkiZ6a4nq30kfQ",
+        ] {
+            assert!(!Secret::is_in(text), "{text}");
+        }
+    }
+
     #[test]
     fn the_digest_is_the_sha_256_of_the_whole_text() {
         let digest = Secret::parse(COUNTING).expect("well formed").digest();
@@ -387,6 +422,7 @@ mod tests {
         fn any_text_can_be_read_without_a_panic(text in ".*") {
             let _ = Secret::parse(&text);
             let _ = SecretDigest::from_hex(&text);
+            let _ = Secret::is_in(&format!("api-{text}api-s_{text}"));
         }
     }
 }

@@ -28,6 +28,7 @@ use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
+use domain::secret::Secret;
 use sqlx::PgPool;
 use tower_http::cors::{AllowHeaders, Any, CorsLayer};
 use utoipa::openapi::OpenApi;
@@ -179,13 +180,13 @@ async fn echo_request_id(request: Request, next: Next) -> Response {
     response
 }
 
-/// The caller's name for the request, if it has one that can be written down, or else one of ours.
+/// The caller's name for the request, if it has one that can be written down (no secret can), or else one of ours.
 fn request_id(headers: &HeaderMap) -> String {
     const MAX: usize = 128;
     headers
         .get(&REQUEST_ID)
         .and_then(|value| value.to_str().ok())
-        .filter(|value| !value.is_empty() && value.len() <= MAX)
+        .filter(|value| !value.is_empty() && value.len() <= MAX && !Secret::is_in(value))
         .map_or_else(|| Uuid::now_v7().to_string(), ToOwned::to_owned)
 }
 

@@ -1,11 +1,13 @@
 //! The fields of a token as callers send them, each checked on its own: what is wrong is a list of codes in the order of
-//! the fields. Statements are taken strictly here; what producers send on the topic is not.
+//! the fields. Statements are taken strictly here; what producers send on the topic is not. No field takes a secret: it
+//! would stay in the log for ever.
 
 use std::net::IpAddr;
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use domain::access_token::{InvalidTokenName, TokenName, TokenType, Update};
 use domain::policy::{Action, Effect, ResourcePattern, Statement};
+use domain::secret::Secret;
 use ipnet::IpNet;
 use serde_json::Value;
 use uuid::Uuid;
@@ -134,7 +136,7 @@ fn present<'a>(fields: &'a Fields, name: &str) -> Option<&'a Value> {
 fn name(value: Option<&Value>) -> Result<TokenName, &'static str> {
     let text = match value {
         None | Some(Value::Null) => return Err("name_is_required"),
-        Some(Value::String(text)) => text,
+        Some(Value::String(text)) if !Secret::is_in(text) => text,
         Some(_) => return Err("name_is_invalid"),
     };
     TokenName::parse(text).map_err(|invalid| match invalid {
@@ -166,9 +168,11 @@ fn statements(value: Option<&Value>) -> Result<Vec<Statement>, &'static str> {
 
 fn statement(value: &Value) -> Option<Statement> {
     let fields = Fields::of(value.clone())?;
-    // Only in what is kept: any other field is ignored, whatever it holds.
+    // Only in what is kept: any other field is ignored, whatever it holds. As text, not part by part: a statement holds
+    // nothing that JSON writes otherwise than a secret does.
+    let is_unfit = |value: &Value| has_nul(value) || Secret::is_in(&value.to_string());
     let kept = ["id", "resourcetype", "effect", "actions", "resources"];
-    if kept.iter().filter_map(|name| fields.get(name)).any(has_nul) {
+    if kept.iter().filter_map(|name| fields.get(name)).any(is_unfit) {
         return None;
     }
     let id = match fields.get("id") {
@@ -214,7 +218,9 @@ fn texts(value: &Value) -> Option<Vec<&str>> {
 fn description(value: Option<&Value>) -> Result<Option<String>, &'static str> {
     match value {
         None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) if text.chars().count() <= MAX_DESCRIPTION && !text.contains('\0') => {
+        Some(Value::String(text))
+            if text.chars().count() <= MAX_DESCRIPTION && !text.contains('\0') && !Secret::is_in(text) =>
+        {
             Ok(Some(text.clone()))
         }
         Some(_) => Err("description_is_invalid"),

@@ -16,6 +16,7 @@ mod crash;
 mod evaluation;
 mod fence;
 mod hostile;
+mod hygiene;
 mod intake;
 mod log;
 mod management;
