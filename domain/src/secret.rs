@@ -55,11 +55,11 @@ impl Secret {
     ///
     /// The bytes are one big-endian integer, of which the 36 lowest base-62 digits are taken, lowest first. 62^36 does
     /// not divide 2^256, so some secrets are likelier than others, by less than one part in 2^40.
-    pub fn generate(kind: SecretKind, random: [u8; 32]) -> Self {
+    pub fn generate(kind: SecretKind, random: impl Into<Zeroizing<[u8; 32]>>) -> Self {
         // The capacity is exact: a string that grew would leave a copy behind that nobody wipes.
         let mut text = Zeroizing::new(String::with_capacity(SECRET_CHARACTERS));
         text.push_str(kind.prefix());
-        let mut number = Zeroizing::new(random);
+        let mut number = random.into();
         let mut hasher = crc32fast::Hasher::new();
         for _ in 0..RANDOM_DIGITS {
             let digit = base62_digit(divide_by_62(&mut number));

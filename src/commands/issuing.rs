@@ -9,6 +9,7 @@ use domain::policy::Statement;
 use domain::secret::{Secret, SecretKind};
 use ipnet::IpNet;
 use uuid::Uuid;
+use zeroize::Zeroizing;
 
 use super::access_tokens::{execute, load_caller, load_token, name_change};
 use super::{Actor, Attempts, Caller, CommandError, Commands, Done};
@@ -215,7 +216,9 @@ fn entry(caller: &Caller, key: &IdempotencyKey, token_id: TokenId) -> Idempotenc
 }
 
 fn new_secret(kind: SecretKind) -> Result<Secret, CommandError> {
-    let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes).map_err(|error| CommandError::Internal(error.to_string().into()))?;
+    // Wiped with the secret's making: they are the secret.
+    let mut bytes = Zeroizing::new([0; 32]);
+    getrandom::fill(bytes.as_mut_slice())
+        .map_err(|error| CommandError::Internal(error.to_string().into()))?;
     Ok(Secret::generate(kind, bytes))
 }

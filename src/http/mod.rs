@@ -54,8 +54,8 @@ const OWN_PATIENCE: Duration = Duration::from_secs(5);
 const POSITION_PATIENCE: Duration = Duration::from_millis(250);
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// What the handlers work with. Cheap to clone.
-#[derive(Clone, Debug)]
+/// What the handlers work with. Cheap to clone. It holds keys, so it can't be printed.
+#[derive(Clone)]
 pub struct Service {
     /// For queries.
     pub pool: PgPool,

@@ -3,8 +3,9 @@
 //!
 //! Whoever adds a route adds it to [`use_well`]; a token that is issued there goes through [`Session::issue`].
 //!
-//! Tried: a secret logged in `create` (trace, text and JSON); `Debug` of `Secret` and of `JwtVerifier` derived and the
-//! service logged; the secret as the hint; the digest left in a history; the digest as the name of an inbox key.
+//! Tried: the secret of a new token logged at trace level, and its digest as bytes; the `Authorization` header logged, and
+//! the address of a request; the secret as the hint; the digest left in a history; a body in an error's text; any name of a
+//! request kept; another digest in the read model.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -209,7 +210,7 @@ async fn use_badly(session: &mut Session) {
         let long = "x".repeat(300 * 1024);
         for (nth, body) in [
             format!("{{\"name\":\"{secret}"),
-            format!("{secret}"),
+            secret.to_owned(),
             format!("{{\"name\": {secret}}}"),
             format!("\"{secret}\""),
             format!("{{\"token\":\"{secret}\",\"{secret}\":1}}"),
