@@ -84,7 +84,8 @@ async fn everything_is_clean(log_format: &'static str) {
     }
     // Where a digest belongs, there it is.
     for place in PLACES_OF_DIGESTS {
-        for issued in &session.issued {
+        let current = |issued: &&Issued| place == PLACES_OF_DIGESTS[0] || !issued.is_replaced;
+        for issued in session.issued.iter().filter(current) {
             let digest = Sha256::digest(issued.secret.as_bytes());
             let forms = [hex(&digest).into_bytes(), digest.to_vec()];
             let is_there = database.0.iter().any(|(known, contents)| {
@@ -121,7 +122,23 @@ async fn use_well(session: &mut Session) {
             json!({ "name": "gone", "type": "Personal" }),
         )
         .await;
+    for (what, overlap) in [("a rotation", 0), ("a rotation with an overlap", 3600)] {
+        let path = format!("/access-tokens/{}/rotate", service.id);
+        session
+            .issue(what, &path, json!({ "overlapSeconds": overlap }))
+            .await;
+    }
     let (personal, service, removed) = (personal.id, service.id, removed.id);
+    let path = format!("/access-tokens/{personal}/rotate");
+    let keyed = |session: &Session| {
+        session
+            .managing(Method::POST, &path)
+            .header("idempotency-key", "a-key")
+    };
+    let first = keyed(session);
+    session.issue_by("a rotation under a key", first).await;
+    let retry = keyed(session);
+    assert_eq!(session.send("its retry", retry).await, 409);
     for (method, path, body) in [
         (
             Method::GET,
@@ -176,6 +193,13 @@ async fn use_well(session: &mut Session) {
             format!("/access-tokens/{removed}/history"),
             Value::Null,
         ),
+        (
+            Method::GET,
+            format!("/access-tokens/{service}/permissions"),
+            Value::Null,
+        ),
+        (Method::GET, "/audit-logs?pageSize=100".to_owned(), Value::Null),
+        (Method::GET, "/audit-logs?query=digest".to_owned(), Value::Null),
     ] {
         let what = format!("{method} {path}");
         let request = session.managing(method, &path);
@@ -195,7 +219,7 @@ async fn use_well(session: &mut Session) {
         let request = session.asking(&secret);
         assert_eq!(session.send("a decision", request).await, 200);
     }
-    for path in ["/health/liveness", "/health/readiness"] {
+    for path in ["/health/liveness", "/health/readiness", "/openapi.json", "/docs"] {
         let request = session.request(Method::GET, path);
         assert_eq!(session.send(path, request).await, 200);
     }
@@ -256,6 +280,11 @@ async fn use_badly(session: &mut Session) {
             session.send("a secret in the name of a request", request).await,
             200
         );
+        let request = session
+            .managing(Method::POST, "/access-tokens")
+            .header("idempotency-key", format!("key-{secret}"))
+            .json(&json!({ "name": "keyed", "type": "Personal" }));
+        assert_eq!(session.send("a secret as a key", request).await, 400);
 
         // In an address.
         for (method, path) in [
@@ -371,6 +400,8 @@ struct Issued {
     what: &'static str,
     id: String,
     secret: String,
+    /// The token has another secret by now.
+    is_replaced: bool,
 }
 
 /// A `serve` that logs to a file, what was sent to it, and what came back.
@@ -497,6 +528,10 @@ impl Session {
     /// A POST whose answer holds a secret: the one answer that does.
     async fn issue(&mut self, what: &'static str, path: &str, body: Value) -> Issued {
         let request = self.managing(Method::POST, path).json(&body);
+        self.issue_by(what, request).await
+    }
+
+    async fn issue_by(&mut self, what: &'static str, request: RequestBuilder) -> Issued {
         assert_eq!(self.send(what, request).await, 200, "{what}");
         let (_, answer) = self.answers.last_mut().unwrap();
         let body: Value = serde_json::from_str(answer.lines().last().unwrap()).unwrap();
@@ -504,7 +539,11 @@ impl Session {
             what,
             id: body["data"]["id"].as_str().unwrap().to_owned(),
             secret: body["data"]["token"].as_str().unwrap().to_owned(),
+            is_replaced: false,
         };
+        for earlier in &mut self.issued {
+            earlier.is_replaced |= earlier.id == issued.id;
+        }
         *answer = answer.replacen(&issued.secret, "", 1);
         self.issued.push(issued.clone());
         issued
