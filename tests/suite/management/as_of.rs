@@ -73,7 +73,7 @@ fn state(data: &Value) -> Value {
     json!([data["status"], data["usable"], data["reason"]])
 }
 
-/// Tried: the present state whatever `at` is; the head's events for all positions; no `revoked`.
+/// Tried: streams read to their end, whatever `at` is.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_personal_token_could_do_what_its_creator_could_do_then() {
     let app = TestApp::start().await;
@@ -176,8 +176,7 @@ async fn an_answer_has_these_fields_in_this_order() {
     );
 }
 
-/// Tried: the status of the token's own stream; `unusable_because` without the creator; with the first position for the
-/// statements of a service token.
+/// Tried: streams read to their end, whatever `at` is.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_token_has_its_own_statements_whatever_becomes_of_its_creator() {
     let app = TestApp::start().await;
@@ -207,7 +206,7 @@ async fn a_service_token_has_its_own_statements_whatever_becomes_of_its_creator(
     }
 }
 
-/// Tried: 404 for a removed token, as elsewhere.
+/// Tried: streams read to their end, whatever `at` is.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_removed_token_is_answered_for_as_of_before_and_since() {
     let app = TestApp::start().await;
@@ -226,7 +225,7 @@ async fn a_removed_token_is_answered_for_as_of_before_and_since() {
     assert_eq!((now.status, &now.body["data"]["usable"]), (200, &json!(false)));
 }
 
-/// Tried: `organization` left out of the streams; the creator's stream left out for service tokens.
+/// Tried: the organization's stream left out.
 #[tokio::test(flavor = "multi_thread")]
 async fn with_its_organization_every_token_is_removed_at_once() {
     let app = TestApp::start().await;
@@ -277,7 +276,7 @@ async fn a_blocked_creator_leaves_the_status_and_takes_the_use() {
     );
 }
 
-/// Tried: without the comparison of positions in `token_as_of`, and without that of organizations.
+/// Tried: streams read to their end; without the comparison of organizations in `token_as_of`.
 #[tokio::test(flavor = "multi_thread")]
 async fn before_it_was_made_and_in_another_organization_there_is_no_token() {
     let app = TestApp::start().await;

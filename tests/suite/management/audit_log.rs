@@ -156,7 +156,7 @@ async fn an_item_says_what_happened_to_what_by_whom_and_when() {
     assert_eq!(item["refId"], json!(app.organization_id));
 }
 
-/// Tried: each condition of the query taken out; `folded` as it is, without `lower`.
+/// Tried: each condition of the query taken out, one by one or two by two; `folded` without `lower`.
 #[tokio::test(flavor = "multi_thread")]
 async fn it_is_filtered_by_every_filter_that_is_not_empty() {
     let app = TestApp::start().await;
@@ -420,7 +420,6 @@ async fn a_page_has_1_to_100_events_and_wrong_parameters_are_named() {
     }
 }
 
-/// Tried: without the wait in `KnownCaller`.
 #[tokio::test(flavor = "multi_thread")]
 async fn it_holds_what_was_just_done_and_waits_for_a_position_only_so_long() {
     let app = TestApp::start().await;

@@ -6,7 +6,7 @@ use sqlx::Connection;
 
 use super::*;
 
-/// Tried: `<` for `<=` in `last_position_at`, and `high - low > 2`; the head's position for every time.
+/// Tried: `<` for `<=` in `last_position_at`; without the space taken for a plus in `At::parse`.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_time_means_the_last_position_not_after_it() {
     let app = TestApp::start().await;
@@ -83,7 +83,6 @@ async fn a_time_to_come_and_what_is_no_time_are_invalid() {
     }
 }
 
-/// Tried: a service's clock that stands still for `Now`; the head's time for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_at_it_is_now_and_holds_what_was_just_done() {
     let app = TestApp::start().await;
@@ -111,7 +110,7 @@ async fn without_at_it_is_now_and_holds_what_was_just_done() {
     }
 }
 
-/// Tried: the clock's now for every `at`; `<` for `<=` in `Token::is_expired`.
+/// Tried: the clock's now for every time.
 #[tokio::test(flavor = "multi_thread")]
 async fn expiry_is_decided_at_the_time_asked_about() {
     let app = TestApp::start().await;
@@ -143,7 +142,7 @@ async fn expiry_is_decided_at_the_time_asked_about() {
     );
 }
 
-/// Tried: without the wait (the one that comes is 503); with the answer of the head (the one that doesn't is 200).
+/// Tried: without the wait (the one that comes is 503 too).
 #[tokio::test(flavor = "multi_thread")]
 async fn a_position_to_come_is_waited_for_a_quarter_of_a_second() {
     let app = TestApp::start().await;
