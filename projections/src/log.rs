@@ -6,8 +6,10 @@ use domain::access_token::AccessTokenEvent;
 use domain::ids::OrganizationId;
 use domain::member::MemberEvent;
 use domain::organization::OrganizationEvent;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sqlx::postgres::PgRow;
+use sqlx::types::Json;
 use sqlx::{PgConnection, Row};
 use thiserror::Error;
 
@@ -74,11 +76,34 @@ pub enum ReadLogError {
 /// Bytes of payload and metadata in one page, but for a single event that is larger.
 const MAX_PAGE_BYTES: i64 = 4 * 1024 * 1024;
 
+/// The kinds of streams, as the log names them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A token's.
+    AccessToken,
+    /// A member's.
+    Member,
+    /// An organization's.
+    Organization,
+}
+
+impl Kind {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::AccessToken => "access_token",
+            Self::Member => "member",
+            Self::Organization => "organization",
+        }
+    }
+}
+
 /// A stretch of the log.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Page {
-    /// In order, without a gap.
+    /// In order.
     pub events: Vec<RecordedEvent>,
+    /// The last position that was looked at, of whatever kind; the one it was read after where there was nothing.
+    pub last_position: i64,
     /// There was nothing after them when they were read.
     pub is_last: bool,
 }
@@ -93,11 +118,27 @@ pub async fn read_after(
     position: i64,
     limit: i64,
 ) -> Result<Page, ReadLogError> {
+    read_after_without(connection, position, limit, &[]).await
+}
+
+/// The same for whoever has no use for some kinds: of their events only the positions are looked at, of which none may be
+/// missing either.
+///
+/// # Errors
+/// [`ReadLogError`]; nothing is returned of a page in which something is wrong.
+pub async fn read_after_without(
+    connection: &mut PgConnection,
+    position: i64,
+    limit: i64,
+    unwanted: &[Kind],
+) -> Result<Page, ReadLogError> {
+    let unwanted: Vec<&str> = unwanted.iter().map(|kind| kind.name()).collect();
     let rows = sqlx::query(
-        "select position, recorded_at, organization_id, aggregate_type, aggregate_id, sequence, event_type, payload,
-                metadata, found < $2 and count(*) over () = found as is_last
+        "select position, recorded_at, organization_id, aggregate_type, aggregate_id, sequence, event_type,
+                case when is_wanted then payload end as payload, case when is_wanted then metadata end as metadata,
+                is_wanted, found < $2 and count(*) over () = found as is_last
          from (
-             select *, count(*) over () as found, coalesce(sum(pg_column_size(payload) + pg_column_size(metadata)) over (
+             select *, aggregate_type <> all($4) as is_wanted, count(*) over () as found, coalesce(sum(pg_column_size(payload) + pg_column_size(metadata)) over (
                  order by position rows between unbounded preceding and 1 preceding), 0) as bytes_before
              from (select * from events where position > $1 order by position limit $2) found
          ) page
@@ -107,18 +148,27 @@ pub async fn read_after(
     .bind(position)
     .bind(limit)
     .bind(MAX_PAGE_BYTES)
+    .bind(&unwanted)
     .fetch_all(connection)
     .await?;
+    let mut last_position = position;
     let mut events = Vec::with_capacity(rows.len());
     for (expected, row) in (position.saturating_add(1)..).zip(&rows) {
         let found: i64 = row.try_get("position")?;
         if found != expected {
             return Err(ReadLogError::Gap { expected, found });
         }
-        events.push(recorded(row)?);
+        last_position = found;
+        if row.try_get("is_wanted")? {
+            events.push(recorded(row)?);
+        }
     }
     let is_last = rows.last().map_or(Ok(true), |row| row.try_get("is_last"))?;
-    Ok(Page { events, is_last })
+    Ok(Page {
+        events,
+        last_position,
+        is_last,
+    })
 }
 
 /// The events of some streams in the order of the log, a page of them; for histories.
@@ -213,28 +263,24 @@ pub async fn last_position(
 
 pub(crate) fn recorded(row: &PgRow) -> Result<RecordedEvent, ReadLogError> {
     let position: i64 = row.try_get("position")?;
-    let aggregate_type: String = row.try_get("aggregate_type")?;
-    let payload: Value = row.try_get("payload")?;
-    let fact = match aggregate_type.as_str() {
-        "access_token" => serde_json::from_value(payload)
-            .map(Fact::AccessToken)
-            .map_err(|error| error.to_string()),
-        "member" => serde_json::from_value(payload)
-            .map(Fact::Member)
-            .map_err(|error| error.to_string()),
-        "organization" => serde_json::from_value(payload)
-            .map(Fact::Organization)
-            .map_err(|error| error.to_string()),
-        _ => Err("no such aggregate".to_owned()),
+    let aggregate_type: &str = row.try_get("aggregate_type")?;
+    // Straight from the bytes: every event is read by several followers, and a `Value` in between costs as much again.
+    let fact = if aggregate_type == Kind::AccessToken.name() {
+        payload(row).map(Fact::AccessToken)
+    } else if aggregate_type == Kind::Member.name() {
+        payload(row).map(Fact::Member)
+    } else if aggregate_type == Kind::Organization.name() {
+        payload(row).map(Fact::Organization)
+    } else {
+        Err("no such aggregate".to_owned())
     };
     let fact = match fact {
         Ok(fact) => fact,
         Err(cause) => {
-            let event_type = row.try_get("event_type")?;
             return Err(ReadLogError::Unreadable {
                 position,
-                aggregate_type,
-                event_type,
+                aggregate_type: aggregate_type.to_owned(),
+                event_type: row.try_get("event_type")?,
                 cause,
             });
         }
@@ -248,4 +294,12 @@ pub(crate) fn recorded(row: &PgRow) -> Result<RecordedEvent, ReadLogError> {
         metadata: row.try_get("metadata")?,
         fact,
     })
+}
+
+fn payload<T: DeserializeOwned + 'static>(row: &PgRow) -> Result<T, String> {
+    match row.try_get::<Json<T>, _>("payload") {
+        Ok(Json(payload)) => Ok(payload),
+        Err(sqlx::Error::ColumnDecode { source, .. }) => Err(source.to_string()),
+        Err(error) => Err(error.to_string()),
+    }
 }

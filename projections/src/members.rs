@@ -14,8 +14,15 @@ use crate::runner::ProjectError;
 /// Which statement each event means.
 pub(crate) async fn project(
     connection: &mut PgConnection,
-    event: &RecordedEvent,
+    events: &[RecordedEvent],
 ) -> Result<(), ProjectError> {
+    for event in events {
+        project_one(connection, event).await?;
+    }
+    Ok(())
+}
+
+async fn project_one(connection: &mut PgConnection, event: &RecordedEvent) -> Result<(), ProjectError> {
     match &event.fact {
         Fact::Member(fact) => member(connection, event, fact).await,
         Fact::Organization(OrganizationEvent::Removed { organization_id }) => {

@@ -4,7 +4,7 @@
 use sqlx::{PgConnection, PgPool};
 use thiserror::Error;
 
-use crate::log::{ReadLogError, RecordedEvent, read_after};
+use crate::log::{Kind, ReadLogError, RecordedEvent, read_after_without};
 use crate::{access_tokens, checkpoint, members};
 
 /// Events in one transaction.
@@ -44,10 +44,31 @@ impl ReadModel {
         format!("{}_v{}", self.name(), self.version())
     }
 
-    async fn project(self, connection: &mut PgConnection, event: &RecordedEvent) -> Result<(), ProjectError> {
+    /// Whose events change nothing in it.
+    fn unwanted(self) -> &'static [Kind] {
         match self {
-            Self::AccessTokens => access_tokens::project(connection, event).await,
-            Self::Members => members::project(connection, event).await,
+            Self::AccessTokens => &[],
+            Self::Members => &[Kind::AccessToken],
+        }
+    }
+
+    /// Whether one statement takes both, which follow each other.
+    fn takes_together(self, one: &RecordedEvent, next: &RecordedEvent) -> bool {
+        match self {
+            Self::AccessTokens => access_tokens::takes_together(one, next),
+            Self::Members => false,
+        }
+    }
+
+    /// A single event, or some that go together.
+    async fn project(
+        self,
+        connection: &mut PgConnection,
+        events: &[RecordedEvent],
+    ) -> Result<(), ProjectError> {
+        match self {
+            Self::AccessTokens => access_tokens::project(connection, events).await,
+            Self::Members => members::project(connection, events).await,
         }
     }
 }
@@ -75,12 +96,12 @@ pub enum StepError {
     /// The log.
     #[error(transparent)]
     Read(#[from] ReadLogError),
-    /// One event.
+    /// An event, or one of those that were taken together.
     #[error("read model {read_model} stopped before position {position}")]
     Project {
         /// Which.
         read_model: &'static str,
-        /// The event that could not be taken.
+        /// The first event that could not be taken, or one shortly before it.
         position: i64,
         /// Why.
         source: ProjectError,
@@ -165,10 +186,11 @@ impl Runner {
     pub async fn step(&self) -> Result<i64, StepError> {
         let mut transaction = self.pool.begin().await?;
         let from = checkpoint::of_read_model(&mut transaction, self.read_model.name(), self.version).await?;
-        let events = read_after(&mut transaction, from, BATCH).await?.events;
-        let Some(to) = events.last().map(|event| event.position) else {
+        let page = read_after_without(&mut transaction, from, BATCH, self.read_model.unwanted()).await?;
+        let to = page.last_position;
+        if to == from {
             return Ok(from);
-        };
+        }
         // First the checkpoint: a second runner waits here for the row, and then finds it moved.
         if !checkpoint::move_read_model(&mut transaction, self.read_model.name(), self.version, from, to)
             .await?
@@ -179,13 +201,14 @@ impl Runner {
             .bind(&self.schema)
             .execute(&mut *transaction)
             .await?;
-        for event in &events {
+        let taken_together = |one: &_, next: &_| self.read_model.takes_together(one, next);
+        for events in page.events.chunk_by(taken_together) {
             self.read_model
-                .project(&mut transaction, event)
+                .project(&mut transaction, events)
                 .await
                 .map_err(|source| StepError::Project {
                     read_model: self.read_model.name(),
-                    position: event.position,
+                    position: events.first().map_or(from, |event| event.position),
                     source,
                 })?;
         }
