@@ -35,6 +35,10 @@ const STATEMENT_TIMEOUT: &str = "5s";
 const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
 /// The longest time between two looks of a read model at the log.
 const PROJECTION_POLL: Duration = Duration::from_millis(200);
+/// Between two steps of a read model that come to little: under load, each takes what has come in the meantime.
+const PROJECTION_PACE: Duration = Duration::from_millis(20);
+/// Fewer events than this are little.
+const FEW_EVENTS: i64 = 100;
 /// After a failed step of a read model.
 const PROJECTION_BACK_OFF: Duration = Duration::from_millis(500);
 /// How long requests may still take after the node was told to stop.
@@ -280,14 +284,18 @@ async fn project(
 ) {
     while !stop.is_cancelled() {
         let before = progress.borrow().position;
+        let started = tokio::time::Instant::now();
         match runner.step().await {
             Ok(position) => {
                 progress.send_replace(Progress {
                     position,
                     error: None,
                 });
-                if position <= before {
-                    wake.next(PROJECTION_POLL, &stop).await;
+                let taken = position.saturating_sub(before);
+                if taken <= 0 {
+                    wake.next(position, PROJECTION_POLL, &stop).await;
+                } else if taken < FEW_EVENTS {
+                    tokio::time::sleep_until(started + PROJECTION_PACE).await;
                 }
             }
             Err(error) => {

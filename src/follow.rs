@@ -14,17 +14,22 @@ const COALESCE: Duration = Duration::from_millis(5);
 /// Before listening again after the connection was lost.
 const BACK_OFF: Duration = Duration::from_millis(250);
 
-/// Tells a follower that there may be something new. Cheap to clone.
+/// Tells a follower that there is something new. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Follower {
-    news: watch::Receiver<u64>,
+    appended: watch::Receiver<i64>,
+    heard: watch::Receiver<i64>,
 }
 
 impl Follower {
-    /// Waits for news, but no longer than this.
-    pub async fn next(&mut self, longest: Duration, stop: &CancellationToken) {
+    /// Waits for news of something after this position, but no longer than this.
+    pub async fn next(&mut self, position: i64, longest: Duration, stop: &CancellationToken) {
+        let is_after = |head: &i64| *head > position;
         tokio::select! {
-            _ = tokio::time::timeout(longest, self.news.changed()) => {}
+            // An error means that the other end is gone, and the node about to stop.
+            Ok(_) = self.appended.wait_for(is_after) => {}
+            Ok(_) = self.heard.wait_for(is_after) => {}
+            () = tokio::time::sleep(longest) => {}
             () = stop.cancelled() => {}
         }
     }
@@ -35,7 +40,7 @@ impl Follower {
 pub struct News {
     pool: PgPool,
     appended: watch::Receiver<i64>,
-    news: watch::Sender<u64>,
+    heard: watch::Sender<i64>,
 }
 
 impl News {
@@ -45,7 +50,7 @@ impl News {
         Self {
             pool,
             appended,
-            news: watch::Sender::new(0),
+            heard: watch::Sender::new(0),
         }
     }
 
@@ -53,33 +58,38 @@ impl News {
     #[must_use]
     pub fn follower(&self) -> Follower {
         Follower {
-            news: self.news.subscribe(),
+            appended: self.appended.clone(),
+            heard: self.heard.subscribe(),
         }
     }
 
     /// Until it is told to stop.
     pub async fn run(self, stop: CancellationToken) {
-        let (pool, news) = (self.pool.clone(), self.news.clone());
-        let wake = move || news.send_modify(|number| *number = number.wrapping_add(1));
         tokio::join!(
-            listen(pool, &wake, &stop),
-            announce(self.pool, self.appended, &wake, &stop)
+            listen(self.pool.clone(), &self.heard, &stop),
+            announce(self.pool, self.appended, &stop)
         );
     }
 }
 
-async fn listen(pool: PgPool, wake: &impl Fn(), stop: &CancellationToken) {
+async fn listen(pool: PgPool, heard: &watch::Sender<i64>, stop: &CancellationToken) {
     while !stop.is_cancelled() {
-        let heard = async {
+        let listening = async {
             let mut listener = PgListener::connect_with(&pool).await?;
             listener.listen(CHANNEL).await?;
             loop {
-                listener.recv().await?;
-                wake();
+                let notified = listener.recv().await?;
+                // One that can't be read is news of anything.
+                let head = notified.payload().parse().unwrap_or(i64::MAX);
+                heard.send_if_modified(|known| {
+                    let is_news = head > *known;
+                    *known = head.max(*known);
+                    is_news
+                });
             }
         };
         let lost: Result<(), sqlx::Error> = tokio::select! {
-            lost = heard => lost,
+            lost = listening => lost,
             () = stop.cancelled() => return,
         };
         if let Err(error) = lost {
@@ -92,18 +102,12 @@ async fn listen(pool: PgPool, wake: &impl Fn(), stop: &CancellationToken) {
     }
 }
 
-async fn announce(
-    pool: PgPool,
-    mut appended: watch::Receiver<i64>,
-    wake: &impl Fn(),
-    stop: &CancellationToken,
-) {
+async fn announce(pool: PgPool, mut appended: watch::Receiver<i64>, stop: &CancellationToken) {
     loop {
         tokio::select! {
             changed = appended.changed() => if changed.is_err() { return },
             () = stop.cancelled() => return,
         }
-        wake();
         let head = appended.borrow_and_update().to_string();
         let notified = sqlx::query("select pg_notify($1, $2)")
             .bind(CHANNEL)

@@ -56,7 +56,8 @@ struct TokenEntry {
 
 #[derive(Debug, Default)]
 struct MemberEntry {
-    member: ArcSwap<Member>,
+    /// The member, and the last sequence of its stream that it holds.
+    member: ArcSwap<(Arc<Member>, i64)>,
     standing: ArcSwap<Standing>,
     /// Its organization was removed, and it has not been added since.
     ended: AtomicBool,
@@ -68,7 +69,7 @@ impl MemberEntry {
     }
 
     fn changed(&self) {
-        let mut standing = self.member.load().standing();
+        let mut standing = self.member.load().0.standing();
         standing.is_member &= !self.has_ended();
         self.standing.store(Arc::new(standing));
     }
@@ -156,12 +157,16 @@ impl Index {
         }
     }
 
-    /// The member itself, for the rules of management.
+    /// The member itself, for the rules of management, and the last sequence of its stream that it holds.
     #[must_use]
-    pub fn member(&self, organization_id: OrganizationId, member_id: MemberId) -> Option<Arc<Member>> {
+    pub fn member(&self, organization_id: OrganizationId, member_id: MemberId) -> Option<(Arc<Member>, i64)> {
         let pinned = self.members.pin();
         let entry = pinned.get(&(organization_id, member_id))?;
-        entry.standing.load().is_member.then(|| entry.member.load_full())
+        let is_member = entry.standing.load().is_member;
+        is_member.then(|| {
+            let (member, sequence) = &**entry.member.load();
+            (Arc::clone(member), *sequence)
+        })
     }
 
     /// The last position applied.
@@ -205,7 +210,7 @@ impl Index {
             match &event.fact {
                 Fact::AccessToken(fact) => self.apply_to_token(event, fact),
                 Fact::Member(fact) => {
-                    changed.insert(fact.subject(), self.apply_to_member(fact));
+                    changed.insert(fact.subject(), self.apply_to_member(event.sequence, fact));
                 }
                 Fact::Organization(OrganizationEvent::Removed { organization_id }) => {
                     self.remove_organization(*organization_id);
@@ -269,15 +274,15 @@ impl Index {
         }
     }
 
-    fn apply_to_member(&self, fact: &MemberEvent) -> Arc<MemberEntry> {
+    fn apply_to_member(&self, sequence: i64, fact: &MemberEvent) -> Arc<MemberEntry> {
         let (organization_id, member_id) = fact.subject();
         let entry = self.member_entry(organization_id, member_id);
         if matches!(fact, MemberEvent::Added { .. }) {
             entry.ended.store(false, Ordering::Relaxed);
         }
-        let mut member = Member::clone(&entry.member.load());
+        let mut member = Member::clone(&entry.member.load().0);
         member.apply(fact.clone());
-        entry.member.store(Arc::new(member));
+        entry.member.store(Arc::new((Arc::new(member), sequence)));
         entry
     }
 

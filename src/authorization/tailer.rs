@@ -50,7 +50,7 @@ impl Tailer {
         while !stop.is_cancelled() {
             match tokio::time::timeout(READ_LIMIT, self.step()).await {
                 Ok(Ok(Read::More)) => {}
-                Ok(Ok(Read::All)) => wake.next(POLL, &stop).await,
+                Ok(Ok(Read::All)) => wake.next(self.index.position(), POLL, &stop).await,
                 Ok(Err(error)) => {
                     tracing::error!(
                         position = self.index.position(),

@@ -2,6 +2,8 @@
 //! authorizes from it: a permission lost between decision and commit makes the append conflict, and the next attempt is
 //! refused.
 
+use std::sync::Arc;
+
 use domain::access_token::management::{Change, may_change, may_create};
 use domain::access_token::{
     AccessToken, AccessTokenCommand, CreatorStanding, DeactivationReason, Token, TokenType, Update,
@@ -9,7 +11,7 @@ use domain::access_token::{
 use domain::ids::TokenId;
 use domain::member::Member;
 
-use super::{Actor, Attempts, Caller, CommandError, Commands, Done};
+use super::{Actor, Attempts, Caller, CommandError, Commands, Done, KnownMember};
 use crate::log::{NameChange, UnitOfWork};
 
 impl Commands {
@@ -187,8 +189,8 @@ impl Commands {
         token: &Token,
         change: Change,
     ) -> bool {
-        self.weigh(|| may_change(caller.member_id, member, token, change))
-            .await
+        let may = || may_change(caller.member_id, member, token, change);
+        self.weigh(member, token.permission.statements(), may).await
     }
 
     async fn load_creator(&self, unit: &UnitOfWork, token: &Token) -> Result<CreatorStanding, CommandError> {
@@ -205,6 +207,20 @@ impl Commands {
 enum Switch {
     On,
     Off,
+}
+
+/// The caller for the first attempt: as this node knows it, where it does.
+pub(super) async fn presumed_caller(
+    unit: &UnitOfWork,
+    caller: &Caller,
+    known: Option<&KnownMember>,
+) -> Result<Arc<Member>, CommandError> {
+    let Some(known) = known else {
+        return Ok(Arc::new(load_caller(unit, caller).await?));
+    };
+    let stream_id = Member::stream_id(caller.organization_id, caller.member_id);
+    unit.rest_on::<Member>(&stream_id, known.sequence);
+    Ok(Arc::clone(&known.member))
 }
 
 /// The caller, as its own stream gives it: who is no member may nothing.

@@ -1,8 +1,6 @@
 //! Who asks: FeatBit's JWT and the `Organization` header become a member of that organization, or the request ends here.
 //! A permission failure is never a 401: FeatBit's page would log its user out.
 
-use std::sync::Arc;
-
 use axum::extract::FromRequestParts;
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
@@ -18,7 +16,7 @@ use uuid::Uuid;
 use super::problem::Problem;
 use super::{POSITION_PATIENCE, Service, at_least_position};
 use crate::authorization::Subject;
-use crate::commands::Caller;
+use crate::commands::{Caller, KnownMember};
 
 /// Checks FeatBit's JWTs: one algorithm, one issuer, one audience, no clock skew.
 #[derive(Clone)]
@@ -59,16 +57,19 @@ impl JwtVerifier {
 
 /// A member of the organization it names: the one that may be asked what it may do.
 pub(super) struct KnownCaller {
-    /// For commands, which load it again from the log.
+    /// For commands, which see to it that what is known of the member is what its stream says.
     pub(super) caller: Caller,
-    /// For queries, as the index knows it; nobody may rest a command on it.
-    pub(super) member: Arc<Member>,
 }
 
 impl KnownCaller {
-    /// `Forbidden` unless a rule of management holds for the caller.
+    /// For queries: `Forbidden` unless a rule of management holds for the caller, as the index knows it.
     pub(super) fn must(&self, rule: impl FnOnce(&Member) -> bool) -> Result<(), Problem> {
-        if rule(&self.member) {
+        if self
+            .caller
+            .known
+            .as_ref()
+            .is_some_and(|known| rule(&known.member))
+        {
             Ok(())
         } else {
             Err(Problem::Forbidden)
@@ -92,22 +93,24 @@ impl FromRequestParts<Service> for KnownCaller {
         // Who the caller is, and what it may do, as of the position it wants to see at least.
         let position = at_least_position(&parts.headers)?;
         let vouches = service.index.reached(position, POSITION_PATIENCE).await && service.index.is_fresh();
-        let member = match service.index.member(organization_id, member_id) {
-            Some(member) if vouches => member,
-            None if vouches => return Err(Problem::Forbidden),
-            // A command needs nobody to vouch: it loads the caller from the log itself, or fails where that is out of
-            // reach. So tokens can be stopped through a node that has fallen behind.
-            known if !parts.method.is_safe() => known.unwrap_or_default(),
-            _ => return Err(Problem::Unavailable),
-        };
+        let known = service.index.member(organization_id, member_id);
+        // A command needs nobody to vouch: it comes down to the log itself, or fails where that is out of reach. So tokens
+        // can be stopped through a node that has fallen behind.
+        if !vouches && parts.method.is_safe() {
+            return Err(Problem::Unavailable);
+        }
+        if vouches && known.is_none() {
+            return Err(Problem::Forbidden);
+        }
+        let known = known.map(|(member, sequence)| KnownMember { member, sequence });
         let request_id = super::request_id(&parts.headers);
         Ok(Self {
             caller: Caller {
                 organization_id,
                 member_id,
                 request_id,
+                known,
             },
-            member,
         })
     }
 }

@@ -127,6 +127,18 @@ impl UnitOfWork {
         Ok(())
     }
 
+    /// Rests the unit on a stream that was folded elsewhere up to this sequence (0: there is none yet): a guard, as if it had
+    /// been loaded. Its events are not here, so it can't be loaded any more, only begun.
+    pub fn rest_on<A: Aggregate>(&self, aggregate_id: &str, sequence: i64) {
+        self.staged()
+            .streams
+            .entry(stream::<A>(aggregate_id))
+            .or_insert(LoadedStream {
+                sequence,
+                events: Vec::new(),
+            });
+    }
+
     /// The aggregate as its stream, and what this unit has staged, gives it. From now on its stream is a guard.
     ///
     /// # Errors
@@ -294,6 +306,11 @@ impl PersistedEventRepository for UnitOfWork {
     ) -> Result<Vec<SerializedEvent>, PersistenceError> {
         let stream = stream::<A>(aggregate_id);
         if let Some(loaded) = self.staged().streams.get(&stream) {
+            if loaded.sequence > 0 && loaded.events.is_empty() {
+                return Err(PersistenceError::UnknownError(
+                    "a unit that rests on a stream has not its events".into(),
+                ));
+            }
             return Ok(loaded.events.clone());
         }
         let events = self.reads.get_events::<A>(aggregate_id).await?;

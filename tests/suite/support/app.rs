@@ -240,6 +240,7 @@ impl TestApp {
             organization_id: creator.organization_id,
             member_id: creator.member_id,
             request_id: "test".to_owned(),
+            known: None,
         };
         let update = Update {
             expires_at: Some(Some(Utc::now() - TimeDelta::minutes(1))),
