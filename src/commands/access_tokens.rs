@@ -25,6 +25,7 @@ impl Commands {
         token_id: TokenId,
         update: Update,
     ) -> Result<Done<()>, CommandError> {
+        let _turn = self.turns.of(token_id).await?;
         let mut attempts = Attempts::default();
         loop {
             let unit = self.unit(&Actor::Member(caller.clone()));
@@ -92,6 +93,7 @@ impl Commands {
         token_id: TokenId,
         which: impl Fn(&Token, CreatorStanding) -> Switch + Send + Sync,
     ) -> Result<Done<()>, CommandError> {
+        let _turn = self.turns.of(token_id).await?;
         let mut attempts = Attempts::default();
         loop {
             let unit = self.unit(&Actor::Member(caller.clone()));
@@ -121,6 +123,7 @@ impl Commands {
     /// # Errors
     /// `Forbidden`.
     pub async fn remove_token(&self, caller: &Caller, token_id: TokenId) -> Result<Done<()>, CommandError> {
+        let _turn = self.turns.of(token_id).await?;
         let mut attempts = Attempts::default();
         loop {
             let unit = self.unit(&Actor::Member(caller.clone()));

@@ -79,6 +79,7 @@ impl Commands {
         key: Option<&IdempotencyKey>,
     ) -> Result<Done<Issuing>, CommandError> {
         let token_id = TokenId::from(Uuid::now_v7());
+        let _turn = self.turns.of_a_new_token().await?;
         let secret = new_secret(new.token_type.secret_kind())?;
         let mut attempts = Attempts::default();
         let mut known = caller.known.as_ref();
@@ -140,6 +141,7 @@ impl Commands {
         overlap: TimeDelta,
         key: Option<&IdempotencyKey>,
     ) -> Result<Done<Issuing>, CommandError> {
+        let _turn = self.turns.of(token_id).await?;
         let mut attempts = Attempts::default();
         loop {
             let unit = self.unit(&Actor::Member(caller.clone()));

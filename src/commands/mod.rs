@@ -1,10 +1,12 @@
 //! The only writer: load the streams, let the domain decide, append, retry on conflict, answer with the position. One file
-//! per subject; what they share is here. Authorizes from the streams it guards, never from the index.
+//! per subject; what they share is here. Authorizes from the streams it guards: loaded, or where a first attempt presumes
+//! what the index knows of its caller, held against the stream by the append, and never refused by it.
 
 pub mod access_tokens;
 pub mod housekeeping;
 pub mod issuing;
 pub mod membership;
+mod turns;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,6 +23,7 @@ use tokio::sync::Semaphore;
 use tokio::task::block_in_place;
 use uuid::Uuid;
 
+use self::turns::Turns;
 use crate::clock::Clock;
 use crate::log::{AppendError, AppendOutcome, Appender, Recorded, UnitError, UnitOfWork};
 
@@ -39,6 +42,7 @@ pub struct Commands {
     clock: Clock,
     max_tokens: u32,
     weighing: Arc<Semaphore>,
+    turns: Turns,
 }
 
 /// Who asks for a command, as each of its events will say.
@@ -153,6 +157,7 @@ impl Commands {
             clock,
             max_tokens,
             weighing: Arc::new(Semaphore::new(weighed_at_once())),
+            turns: Turns::default(),
         }
     }
 

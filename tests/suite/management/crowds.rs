@@ -61,7 +61,8 @@ async fn of_a_thousand_who_ask_for_one_name_at_once_exactly_one_gets_it() {
     assert_eq!(log_is_whole(&first.database.pool).await, before + 1);
 }
 
-/// Each change is answered 200 and stands, or 409 and does not. How many are which is a matter of the machine.
+/// Each change is answered 200 and stands, or 409 and does not. How many are which is a matter of the machine: on two busy
+/// cores, in a debug build, 310 and 390 of them were 200; without turns (`commands/turns.rs`) 18 to 21.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_a_thousand_changes_to_one_token_at_once_each_stands_or_conflicts() {
     let [first, second] = two_nodes().await;
