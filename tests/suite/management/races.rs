@@ -3,9 +3,13 @@
 //! this order. Tried, for all of these: streams without events left out of the request in `UnitOfWork::request`.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
+use domain::access_token::{TokenName, TokenType};
 use domain::member::{Member, MemberChange, MemberCommand, MembershipFact};
 use domain::policy::{Action, Revocation, Statement, built_in};
+use featbit_tokens::commands::issuing::NewToken;
+use featbit_tokens::commands::{Caller, CommandError, KnownMember};
 use featbit_tokens::log::{AppendOutcome, Appender, UnitOfWork};
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
@@ -248,4 +252,45 @@ async fn a_personal_token_is_not_activated_under_a_membership_that_has_ended_mea
     app.catch_up().await;
     assert_eq!(app.ask(&secret, "ToggleFlag", FLAG).await["decision"], true);
     log_is_whole(&app.database.pool).await;
+}
+
+/// What a node believes of its caller may be old, or wrong: with a later event unheard, or an earlier one. It makes a first
+/// attempt, and decides nothing. Tried: `rest_on` without a guard (the forged owner gets its token); a refusal by what is
+/// presumed (the owner is refused).
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_node_believes_of_its_caller_neither_permits_nor_refuses_anything() {
+    let app = TestApp::start().await;
+    let new = |name: &str| NewToken {
+        name: TokenName::parse(name).unwrap(),
+        token_type: TokenType::Service,
+        statements: built_in::owner(),
+        description: None,
+        expires_at: None,
+        allowed_ips: Vec::new(),
+    };
+    let (owner, nobody) = (app.owner(), app.nobody());
+    let believed = |actor: &Actor, member: Member, sequence: i64| Caller {
+        organization_id: actor.organization_id,
+        member_id: actor.member_id,
+        request_id: "test".to_owned(),
+        known: Some(KnownMember {
+            member: Arc::new(member),
+            sequence,
+        }),
+    };
+    let (as_owner, _) = app
+        .app
+        .index
+        .member(owner.organization_id, owner.member_id)
+        .unwrap();
+    for sequence in [0, 2, 7] {
+        let forged = believed(&nobody, Member::clone(&as_owner), sequence);
+        let answer = app.app.commands.create_token(&forged, new("forged"), None).await;
+        assert!(matches!(answer, Err(CommandError::Forbidden)), "{answer:?}");
+
+        let unheard = believed(&owner, Member::default(), sequence);
+        let name = format!("token {sequence}");
+        let answer = app.app.commands.create_token(&unheard, new(&name), None).await;
+        assert!(answer.is_ok(), "{answer:?}");
+    }
 }
