@@ -1,5 +1,6 @@
 -- What managing tokens needs of the log: idempotency keys, a bound on the tokens of an organization that parallel creations
--- can't get past, and the time at which an event was recorded in the answer to its append.
+-- can't get past, and the time at which an event was recorded in the answer to its append. And an append whose cost does not
+-- grow with the log: what it looks up is looked up by key, in plans that are made once.
 
 -- Keys that callers name their requests by, so that a retry creates nothing a second time: kept for 30 days, written in
 -- the append that holds what the request came to.
@@ -23,14 +24,37 @@ create function idempotency_keys_hold_since() returns timestamptz language sql s
 $$;
 
 drop function append_to_log;
+drop function event_hash;
+
+-- What an event's hash covers beside its position and the hash before it: stream, sequence, type, version, payload, metadata
+-- and time. The time is in whole microseconds since 1970, as eight bytes.
+create function hashed_contents(
+    aggregate_type text, aggregate_id text, sequence bigint, event_type text, event_version text, payload text,
+    metadata text, recorded_at timestamptz
+) returns bytea language sql immutable parallel safe as $$
+    select hashed(convert_to(aggregate_type, 'UTF8'))
+        || hashed(convert_to(aggregate_id, 'UTF8'))
+        || hashed(int8send(sequence))
+        || hashed(convert_to(event_type, 'UTF8'))
+        || hashed(convert_to(event_version, 'UTF8'))
+        || hashed(convert_to(payload, 'UTF8'))
+        || hashed(convert_to(metadata, 'UTF8'))
+        || hashed(int8send((extract(epoch from recorded_at) * 1000000)::bigint))
+$$;
+
+-- The chain: SHA-256 over position, previous hash and those.
+create function event_hash(at_position bigint, previous_hash bytea, contents bytea)
+returns bytea language sql immutable parallel safe as $$
+    select sha256(hashed(int8send(at_position)) || hashed(previous_hash) || contents)
+$$;
 
 -- Appends a batch of requests, each all or nothing and with an outcome of its own; request n is the nth command id.
--- Within a batch no two requests may share a stream, a name, an inbox key or a partition: the appender sees to that.
+-- Within a batch no two requests may share a stream, a name, a key or a partition: the appender sees to that.
 --   appended    its events stand at first_position to last_position (null where it had none)
 --   duplicate   this very command was appended before, at those positions
 --   repeated    one of its inbox keys was used by another command
---   key_used    its idempotency key was used by another command
 --   fenced      the offset it moves is not where it believes
+--   key_used    its idempotency key was used by another command
 --   conflict    a stream it read has moved on
 --   name_taken  a name it reserves belongs to another token
 --   full        the organization has as many tokens as it may have; where that is so only with others of this batch, it is a
@@ -48,75 +72,116 @@ create function append_to_log(
     profile_rows     jsonb, -- [{request, and the columns of profiles}]
     idempotency      jsonb  -- [{request, organization_id, member_id, route, key, body_digest in hexadecimal, token_id}]
 ) returns table (request int, outcome text, first_position bigint, last_position bigint, recorded_at timestamptz)
-language plpgsql volatile as $$
+language plpgsql volatile
+-- A plan for these very arrays costs more to make than to carry out.
+set plan_cache_mode = force_generic_plan as $$
 declare
-    outcomes       text[];
+    outcomes       text[] := array_fill('appended'::text, array[cardinality(command_ids)]);
     firsts         bigint[] := array_fill(null::bigint, array[cardinality(command_ids)]);
     lasts          bigint[] := array_fill(null::bigint, array[cardinality(command_ids)]);
+    times          timestamptz[];
     head_position  bigint;
     head_hash      bytea;
     head_time      timestamptz;
-    event          record;
+    contents       bytea[];
+    -- one for each event: an array that begins with its first assigned element would not stand beside the others
+    positions      bigint[] := array_fill(null::bigint, array[cardinality(event_requests)]);
+    hashes         bytea[] := array_fill(null::bytea, array[cardinality(event_requests)]);
+    found          record;
+    r              int;
 begin
     -- A statement of its own: the statements after it see everything that was committed before the lock was had.
     -- Taken in one statement with the read of the head, a position was given out twice.
     perform pg_advisory_xact_lock(7305808869231650131);
 
-    with duplicates as (
-        select ids.request from unnest(command_ids) with ordinality as ids (id, request)
-        join inbox i on i.source = '' and i.key = ids.id::text
-    ), repeated as (
-        select keys.request from unnest(inbox_requests, inbox_sources, inbox_keys) as keys (request, source, key)
-        join inbox i on i.source = keys.source and i.key = keys.key
-    ), key_used as (
-        select keys.request
-        from jsonb_to_recordset(idempotency) as keys (request int, organization_id uuid, member_id uuid, route text, key text)
-        join idempotency_keys k using (organization_id, member_id, route, key)
-        where k.recorded_at > idempotency_keys_hold_since()
-    ), fenced as (
-        select moves.request
-        from jsonb_to_recordset(offsets) as moves (request int, cluster_id text, topic text, partition int, expected bigint)
-        left join kafka_offsets o using (cluster_id, topic, partition)
-        where o.next_offset is distinct from moves.expected
-    ), moved_on as (
+    -- What speaks against a request; what is found later is the more telling. Each is looked up by its key, in a subquery
+    -- for each row: as a join the planner may read the whole table.
+    if jsonb_array_length(names) > 0 then
+        for found in
+            with added as (
+                select wanted.request, wanted.organization_id, wanted.at_most,
+                       row_number() over (partition by wanted.organization_id order by wanted.request) - 1 as before
+                from jsonb_to_recordset(names) as wanted (request int, organization_id uuid, at_most bigint)
+                where wanted.at_most is not null
+            ), live as (
+                -- each token that is not removed has its name
+                select o.organization_id,
+                       (select count(*) from access_token_names n where n.organization_id = o.organization_id) as tokens
+                from (select distinct a.organization_id from added a) o
+            )
+            select a.request, case when l.tokens >= a.at_most then 'full' else 'conflict' end as outcome
+            from added a join live l using (organization_id)
+            where l.tokens + a.before >= a.at_most
+        loop
+            outcomes[found.request] := found.outcome;
+        end loop;
+
+        for found in
+            select wanted.request
+            from jsonb_to_recordset(names)
+                as wanted (request int, reserve bool, organization_id uuid, name_key text, token_id uuid)
+            where wanted.reserve and wanted.token_id <> (
+                select n.token_id from access_token_names n
+                where n.organization_id = wanted.organization_id and n.name_key = wanted.name_key)
+        loop
+            outcomes[found.request] := 'name_taken';
+        end loop;
+    end if;
+
+    for found in
         select streams.request
         from unnest(stream_requests, stream_types, stream_ids, stream_sequences) as streams (request, type, id, sequence)
-        where streams.sequence <> coalesce(
-            (select e.sequence from events e where e.aggregate_type = streams.type and e.aggregate_id = streams.id
-             order by e.sequence desc limit 1), 0)
-    ), taken as (
-        select wanted.request
-        from jsonb_to_recordset(names) as wanted (request int, reserve bool, organization_id uuid, name_key text, token_id uuid)
-        join access_token_names n using (organization_id, name_key)
-        where wanted.reserve and n.token_id <> wanted.token_id
-    ), added as (
-        select wanted.request, wanted.organization_id, wanted.at_most,
-               row_number() over (partition by wanted.organization_id order by wanted.request) - 1 as before
-        from jsonb_to_recordset(names) as wanted (request int, organization_id uuid, at_most bigint)
-        where wanted.at_most is not null
-    ), live as (
-        -- each token that is not removed has its name
-        select o.organization_id, (select count(*) from access_token_names n where n.organization_id = o.organization_id) as tokens
-        from (select distinct a.organization_id from added a) o
-    ), crowded as (
-        select a.request, l.tokens >= a.at_most as is_full
-        from added a join live l using (organization_id)
-        where l.tokens + a.before >= a.at_most
-    )
-    select array_agg(
-        case
-            when r in (select d.request from duplicates d) then 'duplicate'
-            when r in (select d.request from repeated d) then 'repeated'
-            when r in (select d.request from fenced d) then 'fenced'
-            when r in (select d.request from key_used d) then 'key_used'
-            when r in (select d.request from moved_on d) then 'conflict'
-            when r in (select d.request from taken d) then 'name_taken'
-            when r in (select d.request from crowded d where d.is_full) then 'full'
-            when r in (select d.request from crowded d) then 'conflict'
-            else 'appended'
-        end order by r)
-    into outcomes
-    from generate_subscripts(command_ids, 1) as r;
+        where streams.sequence <> coalesce((
+            select e.sequence from events e where e.aggregate_type = streams.type and e.aggregate_id = streams.id
+            order by e.sequence desc limit 1), 0)
+    loop
+        outcomes[found.request] := 'conflict';
+    end loop;
+
+    if jsonb_array_length(idempotency) > 0 then
+        for found in
+            select keys.request
+            from jsonb_to_recordset(idempotency) as keys (request int, organization_id uuid, member_id uuid, route text, key text)
+            where idempotency_keys_hold_since() < (
+                select k.recorded_at from idempotency_keys k
+                where k.organization_id = keys.organization_id and k.member_id = keys.member_id
+                  and k.route = keys.route and k.key = keys.key)
+        loop
+            outcomes[found.request] := 'key_used';
+        end loop;
+    end if;
+
+    if jsonb_array_length(offsets) > 0 then
+        for found in
+            select moves.request
+            from jsonb_to_recordset(offsets)
+                as moves (request int, cluster_id text, topic text, partition int, expected bigint)
+            where moves.expected is distinct from (
+                select o.next_offset from kafka_offsets o
+                where o.cluster_id = moves.cluster_id and o.topic = moves.topic and o.partition = moves.partition)
+        loop
+            outcomes[found.request] := 'fenced';
+        end loop;
+    end if;
+
+    for found in
+        select keys.request from unnest(inbox_requests, inbox_sources, inbox_keys) as keys (request, source, key)
+        where (select true from inbox i where i.source = keys.source and i.key = keys.key)
+    loop
+        outcomes[found.request] := 'repeated';
+    end loop;
+
+    for found in
+        select ids.request, before.first_position, before.last_position
+        from unnest(command_ids) with ordinality as ids (id, request)
+        cross join lateral (
+            select i.first_position, i.last_position from inbox i where i.source = '' and i.key = ids.id::text limit 1
+        ) before
+    loop
+        outcomes[found.request] := 'duplicate';
+        firsts[found.request] := found.first_position;
+        lasts[found.request] := found.last_position;
+    end loop;
 
     select e.position, e.hash, e.recorded_at into head_position, head_hash, head_time
     from events e order by e.position desc limit 1;
@@ -124,24 +189,34 @@ begin
     head_hash := coalesce(head_hash, decode(repeat('00', 32), 'hex'));
     -- The clock may be set back; the times of the log never are.
     head_time := greatest(head_time, clock_timestamp());
+    times := array_fill(head_time, array[cardinality(command_ids)]);
 
-    for event in
-        select * from unnest(event_requests, event_aggregate_types, event_aggregate_ids, event_sequences, event_types,
-                             event_versions, event_organizations, event_payloads, event_metadata) with ordinality
-            as e (request, aggregate_type, aggregate_id, sequence, event_type,
-                  event_version, organization_id, payload, metadata, nth)
-        where outcomes[e.request] = 'appended'
-        order by e.nth
-    loop
+    select array_agg(hashed_contents(e.aggregate_type, e.aggregate_id, e.sequence, e.event_type, e.event_version,
+                                     e.payload, e.metadata, head_time) order by e.nth)
+    into contents
+    from unnest(event_aggregate_types, event_aggregate_ids, event_sequences, event_types, event_versions, event_payloads,
+                event_metadata) with ordinality
+        as e (aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata, nth);
+
+    for nth in 1 .. cardinality(event_requests) loop
+        r := event_requests[nth];
+        continue when outcomes[r] <> 'appended';
         head_position := head_position + 1;
-        head_hash := event_hash(head_position, head_hash, event.aggregate_type, event.aggregate_id, event.sequence,
-                                event.event_type, event.event_version, event.payload, event.metadata, head_time);
-        insert into events values (head_position, event.aggregate_type, event.aggregate_id, event.sequence,
-            event.event_type, event.event_version, event.payload::json, event.metadata::json, event.organization_id,
-            head_time, head_hash);
-        firsts[event.request] := coalesce(firsts[event.request], head_position);
-        lasts[event.request] := head_position;
+        head_hash := event_hash(head_position, head_hash, contents[nth]);
+        positions[nth] := head_position;
+        hashes[nth] := head_hash;
+        firsts[r] := coalesce(firsts[r], head_position);
+        lasts[r] := head_position;
     end loop;
+
+    insert into events
+    select e.position, e.aggregate_type, e.aggregate_id, e.sequence, e.event_type, e.event_version, e.payload::json,
+           e.metadata::json, e.organization_id, head_time, e.hash
+    from unnest(positions, event_aggregate_types, event_aggregate_ids, event_sequences, event_types, event_versions,
+                event_payloads, event_metadata, event_organizations, hashes)
+        as e (position, aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata,
+              organization_id, hash)
+    where e.position is not null;
 
     insert into inbox
     select '', ids.id::text, firsts[ids.request], lasts[ids.request]
@@ -207,16 +282,16 @@ begin
         set body_digest = excluded.body_digest, token_id = excluded.token_id, recorded_at = excluded.recorded_at;
     end if;
 
+    for found in
+        select n, e.recorded_at
+        from generate_subscripts(command_ids, 1) as n
+        cross join lateral (select e.recorded_at from events e where e.position = lasts[n]) e
+        where outcomes[n] = 'duplicate'
+    loop
+        times[found.n] := found.recorded_at;
+    end loop;
+
     return query
-    select r, outcomes[r],
-           case outcomes[r] when 'duplicate' then i.first_position else firsts[r] end,
-           case outcomes[r] when 'duplicate' then i.last_position else lasts[r] end,
-           case outcomes[r]
-               when 'duplicate' then (select e.recorded_at from events e where e.position = i.last_position)
-               else head_time
-           end
-    from generate_subscripts(command_ids, 1) as r
-    left join inbox i on outcomes[r] = 'duplicate' and i.source = '' and i.key = command_ids[r]::text
-    order by r;
+    select n, outcomes[n], firsts[n], lasts[n], times[n] from generate_subscripts(command_ids, 1) as n order by n;
 end
 $$;

@@ -273,6 +273,45 @@ async fn a_stream_that_has_moved_on_is_a_conflict_and_others_of_the_batch_stand(
     assert_eq!(log_is_whole(&database.pool).await, 2);
 }
 
+/// By one call of the function itself: the appender would try the requests of a batch that fails one by one, and nobody
+/// would see. Tried: positions begun as an empty array (its first element stood beside the first event).
+#[tokio::test]
+async fn a_request_that_does_not_stand_leaves_its_place_in_the_batch_to_nobody() {
+    let database = TestDatabase::new().await;
+    let [command_1, command_2, command_3] = [(); 3].map(|()| Uuid::new_v4());
+    let payload =
+        |id: &str| json!({ "event": "organization.removed", "organizationId": Uuid::nil(), "of": id });
+    let outcomes: Vec<(i32, String, Option<i64>)> = sqlx::query_as(
+        "select request, outcome, last_position from append_to_log(
+            $1, '{1,2,3}', array_fill('organization'::text, '{3}'), '{a,b,c}', '{7,0,7}',
+            '{1,1,2,3}', array_fill('organization'::text, '{4}'), '{a,a,b,c}', '{8,9,1,8}',
+            array_fill('organization.removed'::text, '{4}'), array_fill('1.0.0'::text, '{4}'), $2, $3,
+            array_fill('{}'::text, '{4}'), '{}', '{}', '{}', '[]', '[]', '[]', '[]', '[]')",
+    )
+    .bind([command_1, command_2, command_3])
+    .bind([Uuid::nil(); 4])
+    .bind(["a", "a", "b", "c"].map(|id| payload(id).to_string()))
+    .fetch_all(&database.pool)
+    .await
+    .unwrap();
+    let expected = [
+        (1, "conflict", None),
+        (2, "appended", Some(1)),
+        (3, "conflict", None),
+    ];
+    assert_eq!(
+        outcomes,
+        expected.map(|(nth, outcome, last)| (nth, outcome.to_owned(), last))
+    );
+    let stored: Vec<(String, serde_json::Value)> =
+        sqlx::query_as("select aggregate_id, payload from events order by position")
+            .fetch_all(&database.pool)
+            .await
+            .unwrap();
+    assert_eq!(stored, [("b".to_owned(), payload("b"))]);
+    assert_eq!(log_is_whole(&database.pool).await, 1);
+}
+
 /// Tried with the check of `streams` taken out of append_to_log: the guarded request is appended.
 #[tokio::test]
 async fn a_guard_on_a_stream_that_has_moved_on_is_a_conflict() {
