@@ -73,8 +73,9 @@ create function append_to_log(
     idempotency      jsonb  -- [{request, organization_id, member_id, route, key, body_digest in hexadecimal, token_id}]
 ) returns table (request int, outcome text, first_position bigint, last_position bigint, recorded_at timestamptz)
 language plpgsql volatile
--- A plan for these very arrays costs more to make than to carry out.
-set plan_cache_mode = force_generic_plan as $$
+-- A plan for these very arrays costs more to make than to carry out. One that is made while the log is short must be good
+-- when it is long.
+set plan_cache_mode = force_generic_plan set enable_seqscan = off as $$
 declare
     outcomes       text[] := array_fill('appended'::text, array[cardinality(command_ids)]);
     firsts         bigint[] := array_fill(null::bigint, array[cardinality(command_ids)]);

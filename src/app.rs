@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use projections::runner::{ReadModel, Runner};
-use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{Connection, PgPool};
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -33,6 +33,8 @@ const LOG_CONNECTIONS: u32 = 10;
 const STATEMENT_TIMEOUT: &str = "5s";
 /// How long a connection is waited for.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a connection may have been idle to be used without a test.
+const UNTESTED_FOR: Duration = Duration::from_millis(500);
 /// The longest time between two looks of a read model at the log.
 const PROJECTION_POLL: Duration = Duration::from_millis(200);
 /// Between two steps of a read model that come to little: under load, each takes what has come in the meantime.
@@ -103,6 +105,16 @@ async fn connect_with(database_url: &str, connections: u32) -> Result<PgPool, sq
     PgPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(CONNECT_PATIENCE)
+        // One that was just used is not asked whether it is still there: that would be a second round trip for each query.
+        .test_before_acquire(false)
+        .before_acquire(|connection, used| {
+            Box::pin(async move {
+                if used.idle_for > UNTESTED_FOR {
+                    connection.ping().await?;
+                }
+                Ok(true)
+            })
+        })
         .connect_with(options)
         .await
 }
