@@ -53,9 +53,10 @@ bench() {
             run_b "$seconds" "$clients"
             run_a "$seconds" "$clients" "r$round"
         fi
-        awk "BEGIN { printf \"%.4f %s %s %s %s %s %s %s %s %s %s\\n\", $a_rate / $b_rate, $a_rate, $b_rate, $a_p50, $a_p99, \
-            $a_node, $a_postgres, $a_client, $b_postgres, $b_client, $a_behind }" >>"$work/rounds"
-        say "round $round: A $a_rate/s, B $b_rate/s, A/B $(tail -n 1 "$work/rounds" | cut -d ' ' -f 1)"
+        awk "BEGIN { print $a_rate / $b_rate, $a_rate, $b_rate, $a_p50, $a_p99, $a_node, $a_postgres, $a_client, \
+            $b_postgres, $b_client, $a_behind, $a_others, $b_others, \
+            ($b_postgres + $b_client) / ($a_node + $a_postgres + $a_client) }" >>"$work/rounds"
+        say "round $round: A $a_rate/s, B $b_rate/s, A/B $(tail -n 1 "$work/rounds" | cut -d ' ' -f 1); others took $a_others % and $b_others %"
     done
     report_commands
 }
@@ -97,17 +98,20 @@ SQL
 }
 
 # Sets a_rate, a_p50 and a_p99 in milliseconds, CPU per creation in microseconds by process (a_node, a_postgres,
-# a_client), and a_behind: how long, in seconds, the read models took to catch up when it had ended.
+# a_client), a_behind: how long, in seconds, the read models took to catch up when it had ended, and a_others: the share of
+# the processors, in percent, that processes of others had.
 run_a() { # SECONDS CLIENTS PREFIX
-    local organizations before after created answered refused broken took p50 p99 node_ms postgres_ms TIMEFORMAT='%3U %3S'
+    local organizations before after created answered refused broken took p50 p99 node_ms postgres_ms machine_ms TIMEFORMAT='%3U %3S'
     mapfile -t organizations <"$work/organizations"
     before=$(created_tokens)
     node_ms=$(node_cpu_ms)
     postgres_ms=$(postgres_cpu_ms)
+    machine_ms=$(machine_cpu_ms)
     { time wrk --threads 1 --connections "$2" --duration "${1}s" --timeout 10s \
         --script "$root/scripts/bench.d/commands.lua" "$URL/api/v1/access-tokens" \
         -- "$DEVELOPER_JWT" "$3-" "${organizations[@]}" >"$work/wrk"; } 2>"$work/client" ||
         fail "wrk failed: $(cat "$work/wrk")"
+    machine_ms=$(($(machine_cpu_ms) - machine_ms))
     catch_up
     node_ms=$(($(node_cpu_ms) - node_ms))
     postgres_ms=$(($(postgres_cpu_ms) - postgres_ms))
@@ -124,6 +128,7 @@ run_a() { # SECONDS CLIENTS PREFIX
     a_node=$((node_ms * 1000 / created))
     a_postgres=$((postgres_ms * 1000 / created))
     a_client=$(client_us "$answered")
+    a_others=$(others "$1" "$machine_ms" $((node_ms + postgres_ms)))
 }
 
 created_tokens() { sql <<<"select count(*) from events where event_type = 'access_token.created'"; }
@@ -176,22 +181,34 @@ SQL
     done
 }
 
-# Sets b_rate, and CPU per insert in microseconds by process (b_postgres, b_client).
+# Sets b_rate, CPU per insert in microseconds by process (b_postgres, b_client), and b_others as a_others.
 run_b() { # SECONDS CLIENTS
-    local inserted postgres_ms TIMEFORMAT='%3U %3S'
+    local inserted postgres_ms machine_ms TIMEFORMAT='%3U %3S'
     postgres_ms=$(postgres_cpu_ms)
+    machine_ms=$(machine_cpu_ms)
     { time "$pgbench" --no-vacuum --protocol prepared --client "$2" --jobs "$((clients > 1 ? 2 : 1))" --time "$1" \
         "${row_arguments[@]}" "$DATABASE_URL" >"$work/pgbench" 2>&1; } 2>"$work/client" ||
         fail "pgbench failed: $(cat "$work/pgbench")"
+    machine_ms=$(($(machine_cpu_ms) - machine_ms))
+    # What a connection's process has used counts when it has ended.
+    while [ "$(sql <<<"select count(*) from pg_stat_activity where application_name = 'pgbench'")" -gt 0 ]; do sleep 0.1; done
+    sleep 0.2
     postgres_ms=$(($(postgres_cpu_ms) - postgres_ms))
     inserted=$(sed -n 's/^number of transactions actually processed: \([0-9]*\).*/\1/p' "$work/pgbench")
     b_rate=$(sed -n 's/^tps = \([0-9.]*\).*/\1/p' "$work/pgbench" | awk '{ printf "%.1f", $1 }')
     [ -n "$inserted" ] && [ -n "$b_rate" ] || fail "pgbench said: $(cat "$work/pgbench")"
     b_postgres=$((postgres_ms * 1000 / inserted))
     b_client=$(client_us "$inserted")
+    b_others=$(others "$1" "$machine_ms" "$postgres_ms")
 }
 
 client_us() { awk -v n="$1" '{ printf "%d", ($1 + $2) * 1000000 / n }' "$work/client"; }
+
+others() { # SECONDS MACHINE_MS OURS_MS
+    awk -v seconds="$1" -v machine="$2" -v ours="$3" -v processors="$(nproc)" '{
+        share = (machine - ours - ($1 + $2) * 1000) / (seconds * processors * 10)
+        printf "%d", share < 0 ? 0 : share }' "$work/client"
+}
 
 report_commands() {
     local ratio
@@ -210,8 +227,12 @@ report_commands() {
         row "B  raw single-row committed inserts, a second" $(column 3 %.0f)
         row "   CPU an insert, us:  PostgreSQL" $(column 9 %.0f)
         row "                       pgbench" $(column 10 %.0f)
+        row "processors that others had meanwhile, %: during A" $(column 12 %.0f)
+        row "                                         during B" $(column 13 %.0f)
+        row "B/A by CPU: the ratio were that the only limit" $(column 14 %.3f)
         row "A/B, round by round" $(column 1 %.3f)
     }
+    printf 'On a busy machine B gets a larger share of it, one process for each client, where A has few.\n'
     printf 'wrk and pgbench share the processors with what they measure; nothing is corrected for that.\n'
     ratio=$(column 1 %.3f | cut -d ' ' -f 2)
     printf 'target: concurrent creates reach at least half the rate of raw single-row committed inserts: '
