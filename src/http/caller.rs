@@ -9,6 +9,7 @@ use domain::authorization::{Question, Reason};
 use domain::ids::{MemberId, OrganizationId};
 use domain::member::Member;
 use domain::secret::Secret;
+use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode};
 use serde::Deserialize;
 use uuid::Uuid;
@@ -49,10 +50,25 @@ impl JwtVerifier {
         Self { key, validation }
     }
 
-    fn member(&self, jwt: &str) -> Option<MemberId> {
-        let claims = decode::<Claims>(jwt, &self.key, &self.validation).ok()?.claims;
-        Some(MemberId::from(claims.id))
+    fn member(&self, jwt: &str) -> Result<MemberId, Disbelief> {
+        // The signature is looked at first: nobody guesses a JWT that has expired.
+        let decoded =
+            decode::<Claims>(jwt, &self.key, &self.validation).map_err(|error| match error.kind() {
+                ErrorKind::ExpiredSignature => Disbelief::Expired,
+                _ => Disbelief::Wrong,
+            })?;
+        Ok(MemberId::from(decoded.claims.id))
     }
+}
+
+/// Why somebody is not believed to be a caller.
+enum Disbelief {
+    /// It was one: by a 401 FeatBit's page learns to get another JWT, every few minutes.
+    Expired,
+    /// It may have been a guess.
+    Wrong,
+    /// It is known, and no caller.
+    Known(Problem),
 }
 
 /// A member of the organization it names: the one that may be asked what it may do.
@@ -81,11 +97,12 @@ impl FromRequestParts<Service> for KnownCaller {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, service: &Service) -> Result<Self, Problem> {
-        let member_id = authenticate(&parts.headers, service).map_err(|problem| match problem {
-            Problem::Unauthorized => service
+        let member_id = authenticate(&parts.headers, service).map_err(|disbelief| match disbelief {
+            Disbelief::Wrong => service
                 .count_failure(&parts.extensions, &parts.headers)
                 .map_or_else(Problem::TooManyRequests, |()| Problem::Unauthorized),
-            other => other,
+            Disbelief::Expired => Problem::Unauthorized,
+            Disbelief::Known(problem) => problem,
         })?;
         let organization_id = single(&parts.headers, "organization")
             .and_then(|text| text.parse::<OrganizationId>().ok())
@@ -115,8 +132,8 @@ impl FromRequestParts<Service> for KnownCaller {
     }
 }
 
-fn authenticate(headers: &HeaderMap, service: &Service) -> Result<MemberId, Problem> {
-    let presented = single(headers, AUTHORIZATION.as_str()).ok_or(Problem::Unauthorized)?;
+fn authenticate(headers: &HeaderMap, service: &Service) -> Result<MemberId, Disbelief> {
+    let presented = single(headers, AUTHORIZATION.as_str()).ok_or(Disbelief::Wrong)?;
     let bearer = presented
         .split_once(' ')
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
@@ -124,13 +141,14 @@ fn authenticate(headers: &HeaderMap, service: &Service) -> Result<MemberId, Prob
     if let Ok(secret) = Secret::parse(credential) {
         return Err(refuse_token(service, secret));
     }
-    bearer
-        .and_then(|_| service.jwt.member(credential))
-        .ok_or(Problem::Unauthorized)
+    match bearer {
+        Some(_) => service.jwt.member(credential),
+        None => Err(Disbelief::Wrong),
+    }
 }
 
 /// An access token can't manage access tokens: known, it is forbidden; unknown or removed, it is nobody.
-fn refuse_token(service: &Service, secret: Secret) -> Problem {
+fn refuse_token(service: &Service, secret: Secret) -> Disbelief {
     let question = Question {
         action: "",
         resource: "",
@@ -142,9 +160,9 @@ fn refuse_token(service: &Service, secret: Secret) -> Problem {
     service
         .index
         .decide(&subject, &question, 0, |_, answer| match answer.reason {
-            Reason::UnknownToken | Reason::TokenRemoved => Problem::Unauthorized,
-            Reason::StaleReplica => Problem::Unavailable,
-            _ => Problem::Forbidden,
+            Reason::UnknownToken | Reason::TokenRemoved => Disbelief::Wrong,
+            Reason::StaleReplica => Disbelief::Known(Problem::Unavailable),
+            _ => Disbelief::Known(Problem::Forbidden),
         })
 }
 

@@ -111,6 +111,28 @@ async fn the_hundred_and_first_caller_of_an_address_who_can_not_be_believed_is_o
 }
 
 /// Tried: `count_failure` taken out of `require_gateway_key`.
+/// FeatBit's JWTs live for five minutes, and its page gets a new one by the 401 it is answered; many users share an address.
+/// Tried: expired ones counted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_jwt_that_has_expired_is_no_failure() {
+    let app = node(1).await;
+    let expired = |seconds| jwt(app.owner().member_id, Utc::now() - TimeDelta::seconds(seconds));
+    for seconds in 1..=i64::try_from(LIMIT).unwrap() + 1 {
+        let answer = list(&app, &format!("Bearer {}", expired(seconds)), "203.0.113.1").await;
+        assert_eq!((answer.status, answer.code()), (401, "Unauthorized"), "{seconds}");
+    }
+    exhaust(&app, "203.0.113.1").await;
+    let answer = list(&app, &format!("Bearer {}", expired(1)), "203.0.113.1").await;
+    assert_eq!(answer.status, 401);
+    let forged = expired(1).replace('.', ".x");
+    assert_eq!(
+        list(&app, &format!("Bearer {forged}"), "203.0.113.1")
+            .await
+            .status,
+        429
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_with_a_wrong_key_is_limited_too_and_one_with_the_right_key_is_not() {
     let app = node(1).await;

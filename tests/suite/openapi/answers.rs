@@ -85,6 +85,7 @@ impl World {
         always_in_conflict(&conflicted).await;
 
         let frozen = TestApp::start().await;
+        always_starting_up(&frozen).await;
         let lost = "alter table events rename to out_of_sight";
         frozen.database.pool.execute(lost).await.unwrap();
         eventually("the node is not ready", async || {
@@ -117,12 +118,29 @@ fn used_body() -> Value {
 
 /// Somebody else was first, however often it is tried.
 async fn always_in_conflict(app: &TestApp) {
-    let replaced = "do $replace$ begin execute format(
-        'create or replace function append_to_log(%s) returns %s language sql as
-         $$ select r, ''conflict'', null::bigint, null::bigint, null::timestamptz from generate_subscripts(command_ids, 1) r $$',
-        pg_get_function_arguments('append_to_log'::regproc), pg_get_function_result('append_to_log'::regproc));
-        end $replace$";
-    app.database.pool.execute(replaced).await.unwrap();
+    let conflict = "return query select r, 'conflict'::text, null::bigint, null::bigint, null::timestamptz
+                    from generate_subscripts(command_ids, 1) r;";
+    append_by(app, conflict).await;
+}
+
+/// A server that says so is asked again for some seconds.
+async fn always_starting_up(app: &TestApp) {
+    append_by(
+        app,
+        "raise exception 'starting up' using errcode = 'cannot_connect_now';",
+    )
+    .await;
+}
+
+async fn append_by(app: &TestApp, statements: &str) {
+    let replaced = format!(
+        "do $replace$ begin execute format(
+            'create or replace function append_to_log(%s) returns %s language plpgsql as $$ begin %s end $$',
+            pg_get_function_arguments('append_to_log'::regproc), pg_get_function_result('append_to_log'::regproc),
+            $statements${statements}$statements$);
+         end $replace$"
+    );
+    app.database.pool.execute(replaced.as_str()).await.unwrap();
 }
 
 /// Tried: a status, a code, a header and a required field added to the document; `evaluate`'s 401 taken out of here.
