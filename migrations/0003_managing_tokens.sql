@@ -75,7 +75,7 @@ create function append_to_log(
 language plpgsql volatile
 -- A plan for these very arrays costs more to make than to carry out. One that is made while the log is short must be good
 -- when it is long.
-set plan_cache_mode = force_generic_plan set enable_seqscan = off as $$
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
 declare
     outcomes       text[] := array_fill('appended'::text, array[cardinality(command_ids)]);
     firsts         bigint[] := array_fill(null::bigint, array[cardinality(command_ids)]);

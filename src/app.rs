@@ -191,6 +191,7 @@ impl App {
             trusted_proxy_hops: config.trusted_proxy_hops,
             cors_origins: Arc::new(config.cors_origins),
             max_expiry_days: config.max_expiry_days,
+            profiles: Arc::default(),
             vitals: Vitals {
                 appended: appender.head(),
                 read_models,

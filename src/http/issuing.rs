@@ -5,8 +5,8 @@ use axum::extract::State;
 use axum::http::header::CACHE_CONTROL;
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::Response;
-use domain::ids::{MemberId, OrganizationId, TokenId};
-use projections::{access_tokens as tokens, members};
+use domain::ids::TokenId;
+use projections::access_tokens as tokens;
 
 use super::Service;
 use super::access_tokens::{IdInPath, in_read_models, limits, load, settle, token_id};
@@ -19,8 +19,8 @@ use super::openapi::{ACCESS_TOKENS, parameters, problems, token_bodies};
 use super::problem::Problem;
 use super::token_body::{CreatorBody, IssuedBody, TokenBody};
 use super::token_fields::{new_token, overlap};
-use crate::commands::Done;
 use crate::commands::issuing::{Issued, Issuing, NewToken};
+use crate::commands::{Caller, Done};
 
 /// `POST /access-tokens`
 #[utoipa::path(
@@ -123,19 +123,15 @@ async fn created_body(service: &Service, known: &KnownCaller, new: NewToken, iss
         created_at: issued.at,
         updated_at: issued.at,
         inactive_reason: None,
-        creator: profile(service, known.caller.organization_id, known.caller.member_id).await,
+        creator: profile(service, &known.caller).await,
     }
 }
 
-/// A member's name and address; empty where they were erased or can't be had just now.
-async fn profile(service: &Service, organization_id: OrganizationId, member_id: MemberId) -> CreatorBody {
-    let found = match service.pool.acquire().await {
-        Ok(mut connection) => members::profile(&mut connection, organization_id, member_id).await,
-        Err(error) => Err(error),
-    };
-    let profile = found.ok().flatten().unwrap_or_default();
+/// The caller's own name and address.
+async fn profile(service: &Service, caller: &Caller) -> CreatorBody {
+    let profile = service.profiles.of(&service.pool, caller).await;
     CreatorBody {
-        id: member_id,
+        id: caller.member_id,
         name: profile.name,
         email: profile.email,
     }

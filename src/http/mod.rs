@@ -16,6 +16,7 @@ mod issuing;
 mod openapi;
 mod permissions;
 mod problem;
+mod profiles;
 mod query;
 mod token_body;
 mod token_fields;
@@ -41,6 +42,7 @@ pub use failed_attempts::FailedAttempts;
 pub use health::{Progress, Vitals};
 pub use openapi::document;
 use problem::Problem;
+pub use profiles::Profiles;
 
 use crate::authorization::Index;
 use crate::clock::Clock;
@@ -79,6 +81,8 @@ pub struct Service {
     pub max_expiry_days: u32,
     /// How this node is.
     pub vitals: Vitals,
+    /// Names and addresses of callers.
+    pub profiles: Arc<Profiles>,
 }
 
 /// Every route there is, with its part of the OpenAPI document: `routes!` takes only handlers that have one.

@@ -1,5 +1,7 @@
 //! Creating tokens: the secret, the fields, their limits, and the codes for what is wrong with them.
 
+use domain::policy::built_in;
+
 use super::*;
 
 /// Tried: the hint replaced by the secret in `Created`.
@@ -323,4 +325,28 @@ async fn the_keys_of_a_body_and_of_a_query_are_read_without_regard_to_case() {
         names(&app.owner(), "NAME=pas&PageSize=1&PAGEINDEX=0").await,
         ["pascal"]
     );
+}
+
+/// The caller's own name is remembered for some seconds. Tried: without the comparison of the sequence.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_creator_who_was_renamed_is_shown_by_the_new_name_at_once() {
+    let app = TestApp::start().await;
+    let owner = app.owner();
+    let creator = async |token: &str| {
+        let body = json!({ "name": token, "type": "Personal" });
+        let answer = owner.post("/access-tokens", body).await;
+        answer.body["data"]["creator"]["name"].clone()
+    };
+    assert_eq!(creator("one").await, "Olga Owner");
+    assert_eq!(creator("two").await, "Olga Owner");
+    let data =
+        json!({ "name": "Olga Other", "email": "olga@tests.example", "statements": built_in::owner() });
+    app.tell(&[cloud_event(
+        "MemberAdded",
+        owner.organization_id,
+        owner.member_id,
+        data,
+    )])
+    .await;
+    assert_eq!(creator("three").await, "Olga Other");
 }
