@@ -132,6 +132,14 @@ fn says_json_or_nothing(headers: &HeaderMap) -> bool {
     !headers.contains_key(CONTENT_TYPE) || is_json(headers)
 }
 
+/// A whole number, however it is written: to JSON Schema 7.0 is an integer too (2020-12, 4.2.3 of its core).
+pub(super) fn whole_number(value: &Value) -> Option<i64> {
+    value.as_i64().or_else(|| {
+        let number = value.as_f64().filter(|number| number.fract() == 0.0)?;
+        format!("{number:.0}").parse().ok()
+    })
+}
+
 impl From<UnreadableBody> for Problem {
     fn from(error: UnreadableBody) -> Self {
         match error {

@@ -20,7 +20,7 @@ use subtle::ConstantTimeEq;
 use utoipa::ToSchema;
 
 use super::Service;
-use super::body::{UnreadableBody, is_json, read};
+use super::body::{UnreadableBody, is_json, read, whole_number};
 use super::failed_attempts::TooManyFailures;
 use super::openapi::{DECISIONS, problems, questions};
 use crate::authorization::Subject;
@@ -233,8 +233,7 @@ fn organization(resource: &Map<String, Value>) -> Result<Option<OrganizationId>,
 fn at_least(context: Option<&Map<String, Value>>) -> Result<i64, String> {
     match context.and_then(|context| context.get("atLeastPosition")) {
         None | Some(Value::Null) => Ok(0),
-        Some(value) => value
-            .as_i64()
+        Some(value) => whole_number(value)
             .filter(|position| *position >= 0)
             .ok_or_else(|| "context.atLeastPosition must be a position, from 0".to_owned()),
     }

@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::body::Fields;
+use super::body::{Fields, whole_number};
 use super::problem::Problem;
 use crate::commands::issuing::NewToken;
 use crate::log::has_nul;
@@ -118,9 +118,7 @@ pub(super) fn update(fields: &Fields, limits: Limits) -> Result<Update, Problem>
 pub(super) fn overlap(fields: &Fields) -> Result<TimeDelta, Problem> {
     let seconds = match fields.get("overlapseconds") {
         None | Some(Value::Null) => Some(0),
-        Some(value) => value
-            .as_i64()
-            .filter(|seconds| (0..=MAX_OVERLAP).contains(seconds)),
+        Some(value) => whole_number(value).filter(|seconds| (0..=MAX_OVERLAP).contains(seconds)),
     };
     seconds
         .and_then(TimeDelta::try_seconds)

@@ -250,6 +250,8 @@ async fn an_overlap_is_0_to_86400_seconds_and_a_body_may_be_left_out() {
         json!({}),
         json!({ "overlapSeconds": null }),
         json!({ "OVERLAPSECONDS": 0 }),
+        json!({ "overlapSeconds": 60.0 }),
+        json!({ "overlapSeconds": -0.0 }),
         json!({ "overlapSeconds": 86_400 }),
     ] {
         assert_eq!(rotate(&owner, &id, body.clone()).await.status, 200, "{body}");
@@ -261,6 +263,7 @@ async fn an_overlap_is_0_to_86400_seconds_and_a_body_may_be_left_out() {
         (json!({ "overlapSeconds": -1 }), "overlap_seconds_is_invalid"),
         (json!({ "overlapSeconds": 86_401 }), "overlap_seconds_is_invalid"),
         (json!({ "overlapSeconds": 1.5 }), "overlap_seconds_is_invalid"),
+        (json!({ "overlapSeconds": 1e300 }), "overlap_seconds_is_invalid"),
         (json!({ "overlapSeconds": "60" }), "overlap_seconds_is_invalid"),
         (json!([]), "body_is_invalid"),
         (json!("60"), "body_is_invalid"),
