@@ -23,6 +23,15 @@ create function idempotency_keys_hold_since() returns timestamptz language sql s
     select now() - interval '30 days'
 $$;
 
+-- How many tokens an organization has that are not removed: one for each of its names, and counted with them.
+create table organization_tokens (
+    organization_id uuid   primary key,
+    tokens          bigint not null
+);
+
+insert into organization_tokens
+select n.organization_id, count(*) from access_token_names n group by n.organization_id;
+
 drop function append_to_log;
 drop function event_hash;
 
@@ -100,19 +109,16 @@ begin
     if jsonb_array_length(names) > 0 then
         for found in
             with added as (
-                select wanted.request, wanted.organization_id, wanted.at_most,
+                select wanted.request, wanted.at_most,
+                       coalesce((select o.tokens from organization_tokens o
+                                 where o.organization_id = wanted.organization_id), 0) as tokens,
                        row_number() over (partition by wanted.organization_id order by wanted.request) - 1 as before
                 from jsonb_to_recordset(names) as wanted (request int, organization_id uuid, at_most bigint)
                 where wanted.at_most is not null
-            ), live as (
-                -- each token that is not removed has its name
-                select o.organization_id,
-                       (select count(*) from access_token_names n where n.organization_id = o.organization_id) as tokens
-                from (select distinct a.organization_id from added a) o
             )
-            select a.request, case when l.tokens >= a.at_most then 'full' else 'conflict' end as outcome
-            from added a join live l using (organization_id)
-            where l.tokens + a.before >= a.at_most
+            select a.request, case when a.tokens >= a.at_most then 'full' else 'conflict' end as outcome
+            from added a
+            where a.tokens + a.before >= a.at_most
         loop
             outcomes[found.request] := found.outcome;
         end loop;
@@ -229,16 +235,29 @@ begin
     where outcomes[keys.request] = 'appended';
 
     if jsonb_array_length(names) > 0 then
-        delete from access_token_names n
-        using jsonb_to_recordset(names) as freed (request int, reserve bool, organization_id uuid, name_key text, token_id uuid)
-        where outcomes[freed.request] = 'appended' and not freed.reserve
-          and n.organization_id = freed.organization_id and n.name_key = freed.name_key and n.token_id = freed.token_id;
+        -- Freed first, in a statement of its own: a name may be freed and taken by the same batch.
+        with freed as (
+            delete from access_token_names n
+            using jsonb_to_recordset(names) as freed (request int, reserve bool, organization_id uuid, name_key text, token_id uuid)
+            where outcomes[freed.request] = 'appended' and not freed.reserve
+              and n.organization_id = freed.organization_id and n.name_key = freed.name_key and n.token_id = freed.token_id
+            returning n.organization_id
+        )
+        update organization_tokens o set tokens = o.tokens - f.names
+        from (select f.organization_id, count(*) as names from freed f group by f.organization_id) f
+        where o.organization_id = f.organization_id;
 
-        insert into access_token_names
-        select wanted.organization_id, wanted.name_key, wanted.token_id
-        from jsonb_to_recordset(names) as wanted (request int, reserve bool, organization_id uuid, name_key text, token_id uuid)
-        where outcomes[wanted.request] = 'appended' and wanted.reserve
-        on conflict (organization_id, name_key) do nothing;
+        with taken as (
+            insert into access_token_names
+            select wanted.organization_id, wanted.name_key, wanted.token_id
+            from jsonb_to_recordset(names) as wanted (request int, reserve bool, organization_id uuid, name_key text, token_id uuid)
+            where outcomes[wanted.request] = 'appended' and wanted.reserve
+            on conflict (organization_id, name_key) do nothing
+            returning organization_id
+        )
+        insert into organization_tokens as o
+        select t.organization_id, count(*) from taken t group by t.organization_id
+        on conflict (organization_id) do update set tokens = o.tokens + excluded.tokens;
     end if;
 
     if jsonb_array_length(offsets) > 0 then

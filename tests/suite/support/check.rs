@@ -15,6 +15,15 @@ pub async fn log_is_whole(pool: &PgPool) -> i64 {
     .fetch_all(pool)
     .await
     .expect("the log");
+    let miscounted: i64 = sqlx::query_scalar(
+        "select count(*) from (select organization_id, count(*) as tokens from access_token_names group by 1) n
+         full join organization_tokens o using (organization_id)
+         where coalesce(n.tokens, 0) <> coalesce(o.tokens, 0)",
+    )
+    .fetch_one(pool)
+    .await
+    .expect("the counts");
+    assert_eq!(miscounted, 0, "each organization's tokens are counted");
     let mut previous = vec![0_u8; 32];
     let mut sequences = std::collections::HashMap::new();
     let mut last_time = i64::MIN;
