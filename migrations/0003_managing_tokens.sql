@@ -29,6 +29,9 @@ create table organization_tokens (
     tokens          bigint not null
 );
 
+-- No older node appends while they are counted.
+select pg_advisory_xact_lock(7305808869231650131);
+
 insert into organization_tokens
 select n.organization_id, count(*) from access_token_names n group by n.organization_id;
 

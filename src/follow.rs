@@ -19,16 +19,22 @@ const BACK_OFF: Duration = Duration::from_millis(250);
 pub struct Follower {
     appended: watch::Receiver<i64>,
     heard: watch::Receiver<i64>,
+    /// Where the follower stood when it was woken last.
+    woken_at: Option<i64>,
 }
 
 impl Follower {
     /// Waits for news of something after this position, but no longer than this.
     pub async fn next(&mut self, position: i64, longest: Duration, stop: &CancellationToken) {
+        // Woken for something that was not there: whoever says so again is not believed at once.
+        if self.woken_at.take() == Some(position) {
+            tokio::time::sleep(COALESCE).await;
+        }
         let is_after = |head: &i64| *head > position;
         tokio::select! {
             // An error means that the other end is gone, and the node about to stop.
-            Ok(_) = self.appended.wait_for(is_after) => {}
-            Ok(_) = self.heard.wait_for(is_after) => {}
+            Ok(_) = self.appended.wait_for(is_after) => self.woken_at = Some(position),
+            Ok(_) = self.heard.wait_for(is_after) => self.woken_at = Some(position),
             () = tokio::time::sleep(longest) => {}
             () = stop.cancelled() => {}
         }
@@ -60,6 +66,7 @@ impl News {
         Follower {
             appended: self.appended.clone(),
             heard: self.heard.subscribe(),
+            woken_at: None,
         }
     }
 
@@ -79,8 +86,10 @@ async fn listen(pool: PgPool, heard: &watch::Sender<i64>, stop: &CancellationTok
             listener.listen(CHANNEL).await?;
             loop {
                 let notified = listener.recv().await?;
-                // One that can't be read is news of anything.
-                let head = notified.payload().parse().unwrap_or(i64::MAX);
+                // One that can't be read is nobody's of ours.
+                let Ok(head) = notified.payload().parse::<i64>() else {
+                    continue;
+                };
                 heard.send_if_modified(|known| {
                     let is_news = head > *known;
                     *known = head.max(*known);

@@ -193,6 +193,10 @@ impl Commands {
         change: Change,
     ) -> bool {
         let may = || may_change(caller.member_id, member, token, change);
+        // Only what arms a service token is weighed: who stops one waits for nobody's weighing.
+        if change != Change::Arm || token.token_type != TokenType::Service {
+            return may();
+        }
         self.weigh(member, token.permission.statements(), may).await
     }
 

@@ -135,6 +135,7 @@ pub(super) async fn of_token(
             .ok_or(Problem::Internal)?,
         At::Time(time) => time,
     };
+    drop(connection);
     // To weigh every revocation of a long history against every statement takes a while.
     let body = block_in_place(|| PermissionsBody::new(&as_of, position, time));
     Ok(success(body))

@@ -51,6 +51,9 @@ impl Profiles {
             return Profile::default();
         };
         let profile = found.unwrap_or_default();
+        if caller.known.is_none() {
+            return profile;
+        }
         let known = self.known.pin();
         if known.len() >= MAX_REMEMBERED {
             known.clear();
