@@ -12,8 +12,9 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use uuid::Uuid;
 
-use crate::authorization::{Index, Tailer};
+use crate::authorization::{Fence, Index, Revocations, Tailer};
 use crate::clock::Clock;
 use crate::commands::Commands;
 use crate::config::{Config, ConfigError};
@@ -104,6 +105,18 @@ async fn connect_with(database_url: &str, connections: u32) -> Result<PgPool, sq
         ]);
     PgPoolOptions::new()
         .max_connections(connections)
+        // What is said to be committed must be: leases and events alike. A stronger setting is the operator's to make.
+        .after_connect(|connection, _| {
+            Box::pin(async move {
+                sqlx::query(
+                    "select set_config('synchronous_commit', 'on', false)
+                     where current_setting('synchronous_commit') in ('off', 'local')",
+                )
+                .execute(connection)
+                .await?;
+                Ok(())
+            })
+        })
         .acquire_timeout(CONNECT_PATIENCE)
         // One that was just used is not asked whether it is still there: that would be a second round trip for each query.
         .test_before_acquire(false)
@@ -144,15 +157,23 @@ impl App {
         let (appender, appender_task) = Appender::new(log_pool.clone());
         let news = News::new(log_pool.clone(), appender.head());
         let commands = Commands::new(pool.clone(), appender.clone(), clock.clone(), config.max_tokens);
-        let index = Arc::new(Index::default());
+        let index = Arc::new(Index::new(Fence::new(clock.boot().clone())));
 
+        let node_id = Uuid::new_v4();
         let tailer = Tailer::new(
             log_pool.clone(),
             Arc::clone(&index),
             clock.clone(),
+            node_id,
             config.max_staleness,
         );
-        tasks.spawn("index", |stop| tailer.run(news.follower(), stop));
+        tasks.spawn("index", |stop| tailer.run(news.follower(), news.calls(), stop));
+        let revocations = Arc::new(Revocations::new(
+            log_pool.clone(),
+            Arc::clone(&index),
+            clock.boot().clone(),
+            node_id,
+        ));
         let mut read_models = Vec::new();
         for read_model in ReadModel::ALL {
             let (progress, seen) = watch::channel(Progress::default());
@@ -183,6 +204,7 @@ impl App {
         let service = Service {
             pool,
             index: Arc::clone(&index),
+            revocations,
             commands: commands.clone(),
             clock,
             jwt: config.jwt,

@@ -1,45 +1,160 @@
-//! The time. Events and expiries go by the database's clock, whose offset from this machine's is measured with each read
-//! of the log's head; how fresh a node is goes by a clock that counts suspension and that nobody can set.
+//! The time. Events and expiries go by the database's clock, measured with each lease; how fresh a node is, and how long
+//! anything has lasted, goes by a clock that counts suspension and that nobody can set.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use rustix::time::{ClockId, clock_gettime};
 
-/// The database's time, as far as this node knows it. Cheap to clone; clones share the offset.
-#[derive(Clone, Debug, Default)]
+/// The farthest a node's idea of the database's time may be from it.
+pub const MAX_SKEW: TimeDelta = TimeDelta::milliseconds(250);
+
+/// No measurement yet.
+const UNKNOWN: i64 = i64::MIN;
+
+/// The database's time, as far as this node knows it: this machine's own clock may be set meanwhile. Cheap to clone;
+/// clones share what was measured.
+#[derive(Clone, Debug)]
 pub struct Clock {
-    /// Microseconds to add to this machine's time.
-    offset: Arc<AtomicI64>,
+    boot: BootClock,
+    /// The database's time when this machine started, in microseconds since 1970.
+    booted_at: Arc<AtomicI64>,
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self::new(BootClock::default())
+    }
 }
 
 impl Clock {
-    /// The database's time.
+    /// The database's time, counted on by this clock between two measurements.
     #[must_use]
-    pub fn now(&self) -> DateTime<Utc> {
-        let offset = TimeDelta::microseconds(self.offset.load(Ordering::Relaxed));
-        let here = Utc::now();
-        here.checked_add_signed(offset).unwrap_or(here)
+    pub fn new(boot: BootClock) -> Self {
+        Self {
+            boot,
+            booted_at: Arc::new(AtomicI64::new(UNKNOWN)),
+        }
     }
 
-    /// Takes note of what the database said the time was, just now.
-    pub fn measured(&self, database: DateTime<Utc>) {
-        let offset = database
-            .signed_duration_since(Utc::now())
-            .num_microseconds()
-            .unwrap_or(0);
-        self.offset.store(offset, Ordering::Relaxed);
+    /// The clock that counts on.
+    #[must_use]
+    pub fn boot(&self) -> &BootClock {
+        &self.boot
+    }
+
+    /// The database's time; this machine's as long as that is not known.
+    #[must_use]
+    pub fn now(&self) -> DateTime<Utc> {
+        let booted_at = self.booted_at.load(Ordering::Relaxed);
+        if booted_at == UNKNOWN {
+            return Utc::now();
+        }
+        DateTime::from_timestamp_micros(booted_at.saturating_add(microseconds(self.boot.since_boot())))
+            .unwrap_or_else(Utc::now)
+    }
+
+    /// Takes note of what the database said the time was, which it was asked and answered at these times since boot. False
+    /// where the time is not known to within [`MAX_SKEW`]: it took too long to answer, or its clock has jumped. One that has
+    /// jumped is believed from the next measurement on.
+    #[must_use]
+    pub fn measured(&self, database: DateTime<Utc>, asked: Duration, answered: Duration) -> bool {
+        let max_skew = MAX_SKEW.num_microseconds().unwrap_or(0);
+        let half = microseconds(answered.saturating_sub(asked)) / 2;
+        if half > max_skew {
+            return false;
+        }
+        let booted_at = database
+            .timestamp_micros()
+            .saturating_sub(microseconds(asked).saturating_add(half));
+        let before = self.booted_at.swap(booted_at, Ordering::Relaxed);
+        before == UNKNOWN || booted_at.abs_diff(before) <= max_skew.unsigned_abs()
     }
 }
 
 /// Time since the machine started, suspension included (`CLOCK_BOOTTIME`; `Instant` stands still in a suspension).
-#[must_use]
-pub fn since_boot() -> Duration {
-    let time = clock_gettime(ClockId::Boottime);
-    Duration::new(
-        u64::try_from(time.tv_sec).unwrap_or(0),
-        u32::try_from(time.tv_nsec).unwrap_or(0),
-    )
+#[derive(Clone, Debug, Default)]
+pub enum BootClock {
+    /// This machine's.
+    #[default]
+    Machine,
+    /// One that stands still until it is moved, in nanoseconds.
+    Set(Arc<AtomicU64>),
+}
+
+impl BootClock {
+    /// The time.
+    #[must_use]
+    pub fn since_boot(&self) -> Duration {
+        match self {
+            Self::Machine => {
+                let time = clock_gettime(ClockId::Boottime);
+                Duration::new(
+                    u64::try_from(time.tv_sec).unwrap_or(0),
+                    u32::try_from(time.tv_nsec).unwrap_or(0),
+                )
+            }
+            Self::Set(nanoseconds) => Duration::from_nanos(nanoseconds.load(Ordering::Relaxed)),
+        }
+    }
+}
+
+fn microseconds(time: Duration) -> i64 {
+    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: i64 = 1_700_000_000_000_000;
+
+    fn at(micros: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp_micros(micros).unwrap()
+    }
+
+    fn set(millis: u64) -> (Clock, Arc<AtomicU64>) {
+        let time = Arc::new(AtomicU64::new(millis * 1_000_000));
+        (Clock::new(BootClock::Set(Arc::clone(&time))), time)
+    }
+
+    #[test]
+    fn it_counts_on_from_the_last_measurement_whatever_this_machine_says() {
+        let (clock, time) = set(5_000);
+        let asked = Duration::from_millis(4_990);
+        assert!(clock.measured(at(START), asked, Duration::from_millis(5_000)));
+        assert_eq!(clock.now(), at(START + 5_000));
+        time.fetch_add(2_000_000_000, Ordering::Relaxed);
+        assert_eq!(clock.now(), at(START + 2_005_000));
+    }
+
+    /// Tried with `measured` answering true whatever it finds.
+    #[test]
+    fn a_database_clock_that_jumps_further_than_the_bound_is_not_believed_at_once() {
+        for (jump, believed) in [
+            (250_000, true),
+            (-250_000, true),
+            (250_001, false),
+            (-250_001, false),
+        ] {
+            let (clock, _) = set(1_000);
+            let now = Duration::from_millis(1_000);
+            assert!(clock.measured(at(START), now, now));
+            assert_eq!(clock.measured(at(START + jump), now, now), believed, "{jump}");
+            assert!(
+                clock.measured(at(START + jump), now, now),
+                "{jump}, the second time"
+            );
+        }
+    }
+
+    #[test]
+    fn an_answer_that_took_too_long_says_nothing_of_the_time() {
+        let (clock, _) = set(1_000);
+        let asked = Duration::from_millis(100);
+        assert!(!clock.measured(at(START), asked, Duration::from_millis(601)));
+        assert!(clock.measured(at(START), asked, Duration::from_millis(600)));
+    }
 }

@@ -1,14 +1,17 @@
 //! Wakes those who follow the log. This node's appends wake them at once; other nodes' by a NOTIFY, which is sent outside
-//! the append's transaction, at most every few milliseconds. Losing one costs a poll's time, never an event.
+//! the append's transaction, at most every few milliseconds. And by another one whoever waits until all nodes have come to a
+//! position calls on them to say so. Losing one costs a poll's time, never an event.
 
 use std::time::Duration;
 
-use sqlx::PgPool;
 use sqlx::postgres::PgListener;
+use sqlx::{PgConnection, PgPool};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 const CHANNEL: &str = "featbit_tokens_log";
+/// On which nodes are called on to say that they have come to a position.
+const CALLS: &str = "featbit_tokens_calls";
 /// At most one NOTIFY in this time.
 const COALESCE: Duration = Duration::from_millis(5);
 /// Before listening again after the connection was lost.
@@ -41,12 +44,54 @@ impl Follower {
     }
 }
 
-/// Passes on this node's appends and other nodes' notifications.
+/// Calls on this node to say how far it has come.
+#[derive(Debug)]
+pub struct Calls(watch::Receiver<i64>);
+
+impl Calls {
+    /// The farthest position that somebody waits for; 0 for none.
+    #[must_use]
+    pub fn furthest(&self) -> i64 {
+        *self.0.borrow()
+    }
+
+    /// Waits until somebody waits for a position past this one.
+    pub async fn past(&mut self, position: i64) {
+        if self.0.wait_for(|called| *called > position).await.is_err() {
+            // The other end is gone, and the node about to stop.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Calls on all nodes to say when they have come to a position.
+///
+/// # Errors
+/// Where the database is out of reach.
+pub async fn call(connection: &mut PgConnection, position: i64) -> Result<(), sqlx::Error> {
+    notify(connection, CALLS, position).await
+}
+
+async fn notify(
+    connection: &mut PgConnection,
+    channel: &'static str,
+    position: i64,
+) -> Result<(), sqlx::Error> {
+    sqlx::query("select pg_notify($1, $2)")
+        .bind(channel)
+        .bind(position.to_string())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Passes on this node's appends, other nodes' notifications, and calls.
 #[derive(Debug)]
 pub struct News {
     pool: PgPool,
     appended: watch::Receiver<i64>,
     heard: watch::Sender<i64>,
+    called: watch::Sender<i64>,
 }
 
 impl News {
@@ -57,6 +102,7 @@ impl News {
             pool,
             appended,
             heard: watch::Sender::new(0),
+            called: watch::Sender::new(0),
         }
     }
 
@@ -70,29 +116,45 @@ impl News {
         }
     }
 
+    /// What this node is called on for.
+    #[must_use]
+    pub fn calls(&self) -> Calls {
+        Calls(self.called.subscribe())
+    }
+
     /// Until it is told to stop.
     pub async fn run(self, stop: CancellationToken) {
         tokio::join!(
-            listen(self.pool.clone(), &self.heard, &stop),
+            listen(self.pool.clone(), &self.heard, &self.called, &stop),
             announce(self.pool, self.appended, &stop)
         );
     }
 }
 
-async fn listen(pool: PgPool, heard: &watch::Sender<i64>, stop: &CancellationToken) {
+async fn listen(
+    pool: PgPool,
+    heard: &watch::Sender<i64>,
+    called: &watch::Sender<i64>,
+    stop: &CancellationToken,
+) {
     while !stop.is_cancelled() {
         let listening = async {
             let mut listener = PgListener::connect_with(&pool).await?;
-            listener.listen(CHANNEL).await?;
+            listener.listen_all([CHANNEL, CALLS]).await?;
             loop {
                 let notified = listener.recv().await?;
                 // One that can't be read is nobody's of ours.
-                let Ok(head) = notified.payload().parse::<i64>() else {
+                let Ok(position) = notified.payload().parse::<i64>() else {
                     continue;
                 };
-                heard.send_if_modified(|known| {
-                    let is_news = head > *known;
-                    *known = head.max(*known);
+                let told = if notified.channel() == CALLS {
+                    called
+                } else {
+                    heard
+                };
+                told.send_if_modified(|known| {
+                    let is_news = position > *known;
+                    *known = position.max(*known);
                     is_news
                 });
             }
@@ -117,12 +179,8 @@ async fn announce(pool: PgPool, mut appended: watch::Receiver<i64>, stop: &Cance
             changed = appended.changed() => if changed.is_err() { return },
             () = stop.cancelled() => return,
         }
-        let head = appended.borrow_and_update().to_string();
-        let notified = sqlx::query("select pg_notify($1, $2)")
-            .bind(CHANNEL)
-            .bind(head)
-            .execute(&pool)
-            .await;
+        let head = *appended.borrow_and_update();
+        let notified = async { notify(&mut *pool.acquire().await?, CHANNEL, head).await }.await;
         if let Err(error) = notified {
             tracing::warn!(%error, "other nodes were not notified of an append, they poll");
         }

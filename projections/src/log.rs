@@ -104,6 +104,8 @@ pub struct Page {
     pub events: Vec<RecordedEvent>,
     /// The last position that was looked at, of whatever kind; the one it was read after where there was nothing.
     pub last_position: i64,
+    /// The hash of the event there; none where there was nothing.
+    pub last_hash: Option<Vec<u8>>,
     /// There was nothing after them when they were read.
     pub is_last: bool,
 }
@@ -134,7 +136,7 @@ pub async fn read_after_without(
 ) -> Result<Page, ReadLogError> {
     let unwanted: Vec<&str> = unwanted.iter().map(|kind| kind.name()).collect();
     let rows = sqlx::query(
-        "select position, recorded_at, organization_id, aggregate_type, aggregate_id, sequence, event_type,
+        "select position, recorded_at, organization_id, aggregate_type, aggregate_id, sequence, event_type, hash,
                 case when is_wanted then payload end as payload, case when is_wanted then metadata end as metadata,
                 is_wanted, found < $2 and count(*) over () = found as is_last
          from (
@@ -164,9 +166,11 @@ pub async fn read_after_without(
         }
     }
     let is_last = rows.last().map_or(Ok(true), |row| row.try_get("is_last"))?;
+    let last_hash = rows.last().map(|row| row.try_get("hash")).transpose()?;
     Ok(Page {
         events,
         last_position,
+        last_hash,
         is_last,
     })
 }

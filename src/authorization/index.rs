@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -19,7 +19,7 @@ use papaya::HashMap;
 use projections::log::{Fact, RecordedEvent};
 use tokio::sync::watch;
 
-use crate::clock::since_boot;
+use super::Fence;
 
 /// Who a question is about.
 #[derive(Debug)]
@@ -43,8 +43,8 @@ pub struct Index {
     by_id: HashMap<TokenId, Arc<TokenEntry>>,
     members: HashMap<(OrganizationId, MemberId), Arc<MemberEntry>>,
     position: watch::Sender<i64>,
-    /// Until when, in milliseconds since boot, this node may vouch for what it knows.
-    fresh_until: AtomicU64,
+    /// Whether this node may vouch for what it knows.
+    fence: Fence,
 }
 
 #[derive(Debug)]
@@ -75,19 +75,19 @@ impl MemberEntry {
     }
 }
 
-impl Default for Index {
-    fn default() -> Self {
+impl Index {
+    /// An empty index behind this fence.
+    #[must_use]
+    pub fn new(fence: Fence) -> Self {
         Self {
             by_digest: HashMap::new(),
             by_id: HashMap::new(),
             members: HashMap::new(),
             position: watch::Sender::new(0),
-            fresh_until: AtomicU64::new(0),
+            fence,
         }
     }
-}
 
-impl Index {
     /// Answers a question, and hands the answer with the position it is at least true at to `answer`: it borrows from the
     /// index. Denies where this node can't vouch that it knows the log up to now, or has not reached `at_least`.
     pub fn decide<T>(
@@ -141,7 +141,7 @@ impl Index {
 
     /// The clock is read after the decision is made: a node that stood still in between does not vouch for it.
     fn vouch<T>(&self, position: i64, found: Answer<'_>, answer: impl FnOnce(i64, Answer<'_>) -> T) -> T {
-        if self.is_fresh() {
+        if self.fence.is_open() {
             answer(position, found)
         } else {
             answer(position, Reason::StaleReplica.into())
@@ -182,18 +182,18 @@ impl Index {
         matches!(tokio::time::timeout(patience, reached).await, Ok(Ok(_)))
     }
 
-    /// Can this node vouch that it knows the log up to now?
+    /// Whether this node may decide now. Only the tailer opens and closes it.
     #[must_use]
-    pub fn is_fresh(&self) -> bool {
-        milliseconds(since_boot()) < self.fresh_until.load(Ordering::Acquire)
+    pub fn fence(&self) -> &Fence {
+        &self.fence
     }
 
-    /// Everything up to the head was applied, as of this time since boot, and may be vouched for so long.
-    pub(super) fn confirmed(&self, as_of: Duration, max_staleness: Duration) {
-        self.fresh_until.store(
-            milliseconds(as_of.saturating_add(max_staleness)),
-            Ordering::Release,
-        );
+    /// Forgets everything, to be fed from the beginning of another log. Only the tailer calls this, behind a closed fence.
+    pub(super) fn clear(&self) {
+        self.by_digest.pin().clear();
+        self.by_id.pin().clear();
+        self.members.pin().clear();
+        self.position.send_replace(0);
     }
 
     /// Takes the next events of the log. Only the tailer calls this, one stretch after the other.
@@ -329,8 +329,4 @@ fn removed(token: AccessToken) -> AccessToken {
         AccessToken::Live(token) => AccessToken::Removed(token),
         AccessToken::Unknown | AccessToken::Removed(_) => token,
     }
-}
-
-fn milliseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

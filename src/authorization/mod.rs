@@ -1,8 +1,14 @@
-//! Decisions from memory: the index every node holds complete, the tailer that feeds it from the log, and the freshness
-//! without which it denies. No database is asked when a question comes in.
+//! Decisions from memory: the index every node holds complete, the tailer that feeds it from the log, and the fence that its
+//! lease keeps open, without which it denies. No database is asked when a question comes in. And the other side of the lease:
+//! whoever takes permission away waits until no node can decide without knowing it.
 
+mod fence;
 mod index;
+mod leases;
+mod revocations;
 mod tailer;
 
+pub use fence::Fence;
 pub use index::{Index, Subject};
-pub use tailer::Tailer;
+pub use revocations::{Confirmation, NotConfirmed, Revocations};
+pub use tailer::{Read, Tailer};

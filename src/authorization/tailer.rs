@@ -1,18 +1,25 @@
-//! Feeds the index from the log: batch after batch, woken by whoever appends, polling underneath. Each time it finds
-//! nothing more to read, the node may vouch for what it knows a little longer; when it can't read, that runs out and the
-//! node denies.
+//! Feeds the index from the log, and keeps this node's lease: batch after batch, woken by whoever appends, polling
+//! underneath. With each renewal of the lease that finds the node at the end of the log, it may decide a little longer; when
+//! it can't read or can't renew, that runs out and it denies.
+//!
+//! The rule, of which the order of the steps is everything: note the time; commit the lease; look for the end of the log, on
+//! the primary. From then the node may decide until the noted time and [`Tailer::max_staleness`] have passed, once it has
+//! applied that end. Whoever commits a later event then finds the lease; an earlier one is in what was applied.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use projections::log::{ReadLogError, read_after};
 use sqlx::PgPool;
+use thiserror::Error;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::Index;
-use crate::clock::{Clock, since_boot};
-use crate::follow::Follower;
+use super::leases::{self, Head, Lease};
+use crate::clock::Clock;
+use crate::follow::{Calls, Follower};
 use crate::report::Report;
 
 /// Events in one read.
@@ -21,74 +28,245 @@ const BATCH: i64 = 1000;
 const POLL: Duration = Duration::from_millis(50);
 /// After a failed read.
 const BACK_OFF: Duration = Duration::from_millis(100);
-/// A read that takes longer has failed: it proves nothing about now.
-const READ_LIMIT: Duration = Duration::from_secs(2);
+/// A step that takes longer has failed: it proves nothing about now.
+const STEP_LIMIT: Duration = Duration::from_secs(2);
+/// How often the lease is renewed in the time that it carries.
+const RENEWALS: u32 = 4;
 
-/// Keeps one index up to date.
+/// Keeps one index up to date, and this node's lease.
 #[derive(Debug)]
 pub struct Tailer {
     pool: PgPool,
     index: Arc<Index>,
     clock: Clock,
     max_staleness: Duration,
+    node_id: Uuid,
+    beat: i64,
+    /// The log that is followed, once it is known.
+    epoch: Option<Uuid>,
+    /// The hash of the event at the index's position.
+    hash: Option<Vec<u8>>,
+    /// The last position that the lease says was applied.
+    said: i64,
+    /// The last call that was answered, or could not be.
+    heeded: i64,
+    /// When the last renewal was begun, by the clock that counts on.
+    renewed: Option<Duration>,
+    /// Renewals that don't carry the node yet, the oldest first.
+    pending: VecDeque<Renewal>,
+}
+
+/// When a renewal was begun, and what has to be applied for it to count.
+#[derive(Clone, Copy, Debug)]
+struct Renewal {
+    begun: Duration,
+    head: i64,
+}
+
+/// Why a step failed.
+#[derive(Debug, Error)]
+pub enum StepError {
+    /// The log, or this node's reading of it.
+    #[error(transparent)]
+    Read(#[from] ReadLogError),
+    /// The lease.
+    #[error("the lease can't be renewed")]
+    Lease(#[from] sqlx::Error),
+    /// The database only follows another one.
+    #[error("the database is a standby: what it knows may be old")]
+    InRecovery,
+    /// Another log than before stands behind this node.
+    #[error(
+        "this is not the log that was followed up to position {position}: it is read again from the beginning"
+    )]
+    AnotherLog {
+        /// Up to where.
+        position: i64,
+    },
+    /// A later renewal of this node's was there.
+    #[error("the lease was renewed by a request that was given up")]
+    Overtaken,
+    /// How late it is can't be told.
+    #[error("the database's clock has jumped, or can't be read in time")]
+    Time,
 }
 
 impl Tailer {
     /// A tailer from the beginning of the log.
     #[must_use]
-    pub fn new(pool: PgPool, index: Arc<Index>, clock: Clock, max_staleness: Duration) -> Self {
+    pub fn new(
+        pool: PgPool,
+        index: Arc<Index>,
+        clock: Clock,
+        node_id: Uuid,
+        max_staleness: Duration,
+    ) -> Self {
         Self {
             pool,
             index,
             clock,
             max_staleness,
+            node_id,
+            beat: 0,
+            epoch: None,
+            hash: None,
+            said: 0,
+            heeded: 0,
+            renewed: None,
+            pending: VecDeque::new(),
         }
     }
 
-    /// Follows the log until it is told to stop.
-    pub async fn run(self, mut wake: Follower, stop: CancellationToken) {
+    /// Follows the log until it is told to stop; then this node decides no more, and says so.
+    pub async fn run(mut self, mut wake: Follower, mut calls: Calls, stop: CancellationToken) {
         while !stop.is_cancelled() {
-            match tokio::time::timeout(READ_LIMIT, self.step()).await {
+            match tokio::time::timeout(STEP_LIMIT, self.step(calls.furthest())).await {
                 Ok(Ok(Read::More)) => {}
-                Ok(Ok(Read::All)) => wake.next(self.index.position(), POLL, &stop).await,
+                Ok(Ok(Read::All)) => {
+                    let longest = POLL.min(self.until_renewal());
+                    tokio::select! {
+                        () = wake.next(self.index.position(), longest, &stop) => {}
+                        () = calls.past(self.heeded) => {}
+                    }
+                }
                 Ok(Err(error)) => {
-                    tracing::error!(
-                        position = self.index.position(),
-                        error = %Report(&error),
-                        "the index can't follow the log"
-                    );
+                    let position = self.index.position();
+                    tracing::error!(position, error = %Report(&error), "the index can't follow the log");
                     tokio::time::sleep(BACK_OFF).await;
                 }
                 Err(_) => {
-                    tracing::error!(
-                        position = self.index.position(),
-                        "the index can't follow the log: reading takes too long"
-                    );
+                    let position = self.index.position();
+                    tracing::error!(position, "the index can't follow the log: it takes too long");
                 }
             }
         }
+        self.index.fence().close();
+        if let Err(error) = self.give_up().await {
+            tracing::warn!(%error, "this node's lease is left behind, to be waited for once");
+        }
     }
 
-    /// Reads and applies the next batch.
-    async fn step(&self) -> Result<Read, ReadLogError> {
-        let as_of = since_boot();
-        let mut connection = self.pool.acquire().await?;
-        let now: DateTime<Utc> = sqlx::query_scalar("select clock_timestamp()")
-            .fetch_one(&mut *connection)
-            .await?;
-        self.clock.measured(now);
-        let page = read_after(&mut connection, self.index.position(), BATCH).await?;
-        self.index.apply(&page.events);
-        if page.is_last {
-            // The read began after `as_of` and found the end of the log: nothing committed before it is missing.
-            self.index.confirmed(as_of, self.max_staleness);
-            return Ok(Read::All);
+    /// Reads and applies the next batch; renews the lease where it is time, or somebody waits for it.
+    ///
+    /// # Errors
+    /// [`StepError`]; the node goes on deciding for as long as its last lease carries it, but for another log or time.
+    pub async fn step(&mut self, called_for: i64) -> Result<Read, StepError> {
+        let page = {
+            let mut connection = self.pool.acquire().await?;
+            read_after(&mut connection, self.index.position(), BATCH).await?
+        };
+        if let Some(hash) = page.last_hash {
+            self.hash = Some(hash);
         }
-        Ok(Read::More)
+        self.index.apply(&page.events);
+        let is_called = called_for > self.said && self.index.position() >= called_for;
+        // A node that is still far behind when it starts does not decide yet: nobody has to wait for it.
+        let is_due = self.until_renewal().is_zero() && (page.is_last || self.renewed.is_some());
+        if is_called || is_due {
+            self.renew().await?;
+        }
+        self.open();
+        if !page.is_last {
+            return Ok(Read::More);
+        }
+        self.heeded = called_for;
+        Ok(Read::All)
+    }
+
+    /// The rule of the lease: the time, the commit, the head, in this order.
+    async fn renew(&mut self) -> Result<(), StepError> {
+        let boot = self.clock.boot().clone();
+        let begun = boot.since_boot();
+        let mut connection = self.pool.acquire().await?;
+        let applied = self.index.position();
+        self.beat = self.beat.saturating_add(1);
+        let lease = Lease {
+            node_id: self.node_id,
+            beat: self.beat,
+            applied,
+            max_staleness: self.max_staleness,
+        };
+        let is_renewed = leases::renew(&mut connection, &lease, self.hash.as_deref()).await?;
+        let asked = boot.since_boot();
+        let head = leases::head(&mut connection, applied).await?;
+        if head.in_recovery {
+            self.index.fence().close();
+            return Err(StepError::InRecovery);
+        }
+        if !self.is_same_log(&head, applied) {
+            return Err(self.start_over(&head));
+        }
+        if !self.clock.measured(head.time, asked, boot.since_boot()) {
+            self.index.fence().close();
+            return Err(StepError::Time);
+        }
+        if !is_renewed {
+            return Err(StepError::Overtaken);
+        }
+        self.epoch = Some(head.epoch);
+        self.said = applied;
+        self.renewed = Some(begun);
+        self.pending.push_back(Renewal {
+            begun,
+            head: head.position,
+        });
+        Ok(())
+    }
+
+    /// Lets the node decide for as long as its renewals carry it, now that it has applied what they found. One that can't
+    /// carry it any more is forgotten.
+    fn open(&mut self) {
+        let (applied, now) = (self.index.position(), self.clock.boot().since_boot());
+        while let Some(renewal) = self.pending.front() {
+            let until = renewal.begun.saturating_add(self.max_staleness);
+            if applied >= renewal.head {
+                self.index.fence().open_until(until);
+            } else if until > now {
+                return;
+            }
+            self.pending.pop_front();
+        }
+    }
+
+    /// How long until the lease has to be renewed.
+    fn until_renewal(&self) -> Duration {
+        let Some(begun) = self.renewed else {
+            return Duration::ZERO;
+        };
+        let due = begun.saturating_add(self.max_staleness / RENEWALS);
+        due.saturating_sub(self.clock.boot().since_boot())
+    }
+
+    fn is_same_log(&self, head: &Head, applied: i64) -> bool {
+        self.epoch.is_none_or(|epoch| epoch == head.epoch)
+            && (applied == 0 || (head.position >= applied && head.hash == self.hash))
+    }
+
+    /// After a failover to a database that lacks what this node has applied, none of it counts.
+    fn start_over(&mut self, head: &Head) -> StepError {
+        let position = self.index.position();
+        self.index.fence().close();
+        self.index.clear();
+        self.hash = None;
+        self.said = 0;
+        self.heeded = 0;
+        self.renewed = None;
+        self.pending.clear();
+        self.epoch = Some(head.epoch);
+        StepError::AnotherLog { position }
+    }
+
+    async fn give_up(&self) -> Result<(), sqlx::Error> {
+        let mut connection = self.pool.acquire().await?;
+        leases::give_up(&mut connection, self.node_id).await
     }
 }
 
-enum Read {
+/// What a step came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Read {
+    /// There is more to be read.
     More,
+    /// There was nothing more.
     All,
 }

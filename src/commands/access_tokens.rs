@@ -11,7 +11,7 @@ use domain::access_token::{
 use domain::ids::TokenId;
 use domain::member::Member;
 
-use super::{Actor, Attempts, Caller, CommandError, Commands, Done, KnownMember};
+use super::{Actor, Attempts, Caller, CommandError, Commands, Done, Effect, KnownMember};
 use crate::log::{NameChange, UnitOfWork};
 
 impl Commands {
@@ -26,6 +26,7 @@ impl Commands {
         update: Update,
     ) -> Result<Done<()>, CommandError> {
         let _turn = self.turns.of(token_id).await?;
+        let effect = effect_of(&update);
         let mut attempts = Attempts::default();
         loop {
             let unit = self.unit(&Actor::Member(caller.clone()));
@@ -46,7 +47,11 @@ impl Commands {
             let command = AccessTokenCommand::Update(update.clone(), self.clock.now());
             execute(&unit, token_id, command).await?;
             if let Some(position) = self.finish(&unit, token_id).await? {
-                return Ok(Done { value: (), position });
+                return Ok(Done {
+                    value: (),
+                    position,
+                    effect,
+                });
             }
             attempts.again().await?;
         }
@@ -100,11 +105,12 @@ impl Commands {
             let member = load_caller(&unit, caller).await?;
             let token = load_token(&unit, caller, token_id).await?;
             let creator = self.load_creator(&unit, &token).await?;
-            let (change, command) = match which(&token, creator) {
-                Switch::On => (Change::Arm, AccessTokenCommand::Activate(creator)),
+            let (change, command, effect) = match which(&token, creator) {
+                Switch::On => (Change::Arm, AccessTokenCommand::Activate(creator), Effect::Gives),
                 Switch::Off => (
                     Change::Disarm,
                     AccessTokenCommand::Deactivate(DeactivationReason::ByMember),
+                    Effect::TakesAway,
                 ),
             };
             if !self.is_permitted(caller, &member, &token, change).await {
@@ -112,7 +118,11 @@ impl Commands {
             }
             execute(&unit, token_id, command).await?;
             if let Some(position) = self.finish(&unit, token_id).await? {
-                return Ok(Done { value: (), position });
+                return Ok(Done {
+                    value: (),
+                    position,
+                    effect,
+                });
             }
             attempts.again().await?;
         }
@@ -142,7 +152,7 @@ impl Commands {
             execute(&unit, token_id, AccessTokenCommand::Remove).await?;
             unit.change_name(name_change(caller, token_id, token.name.key(), false));
             if let Some(position) = self.finish(&unit, token_id).await? {
-                return Ok(Done { value: (), position });
+                return Ok(taken_away(position));
             }
             attempts.again().await?;
         }
@@ -169,7 +179,7 @@ impl Commands {
             }
             _ => 0,
         };
-        Ok(Done { value: (), position })
+        Ok(taken_away(position))
     }
 
     /// Appends what was decided; the position, or none on a conflict. Where nothing had to change nothing is appended.
@@ -214,6 +224,29 @@ impl Commands {
 enum Switch {
     On,
     Off,
+}
+
+fn taken_away(position: i64) -> Done<()> {
+    Done {
+        value: (),
+        position,
+        effect: Effect::TakesAway,
+    }
+}
+
+/// A new expiry or address list may be a narrower one; asked for again it is the one that is there, which may not be known
+/// everywhere yet.
+fn effect_of(update: &Update) -> Effect {
+    let expires = matches!(update.expires_at, Some(Some(_)));
+    let from_some_only = update
+        .allowed_ips
+        .as_ref()
+        .is_some_and(|allowed| !allowed.is_empty());
+    if expires || from_some_only {
+        Effect::TakesAway
+    } else {
+        Effect::Gives
+    }
 }
 
 /// The caller for the first attempt: as this node knows it, where it does.

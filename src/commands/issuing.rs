@@ -12,7 +12,7 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::access_tokens::{execute, load_caller, load_token, name_change, presumed_caller};
-use super::{Actor, Attempts, Caller, CommandError, Commands, Done};
+use super::{Actor, Attempts, Caller, CommandError, Commands, Done, Effect};
 use crate::log::{IdempotencyEntry, UsedKey};
 
 /// Digits of a second, as PostgreSQL keeps them.
@@ -98,7 +98,7 @@ impl Commands {
                 return Err(CommandError::Forbidden);
             }
             if let Some(key) = key {
-                if let Some(done) = self.already_done(caller, key).await? {
+                if let Some(done) = self.already_done(caller, key, Effect::Gives).await? {
                     return Ok(done);
                 }
                 unit.remember(entry(caller, key, token_id));
@@ -123,7 +123,7 @@ impl Commands {
             unit.rest_on::<AccessToken>(&token_id.to_string(), 0);
             execute(&unit, token_id, AccessTokenCommand::Create(Box::new(created))).await?;
             if let Some(last) = self.append(&unit).await?.and_then(|appended| appended.last) {
-                return Ok(issued(token_id, secret, last));
+                return Ok(issued(token_id, secret, last, Effect::Gives));
             }
             attempts.again().await?;
         }
@@ -152,7 +152,7 @@ impl Commands {
                 return Err(CommandError::Forbidden);
             }
             if let Some(key) = key {
-                if let Some(done) = self.already_done(caller, key).await? {
+                if let Some(done) = self.already_done(caller, key, Effect::TakesAway).await? {
                     return Ok(done);
                 }
                 unit.remember(entry(caller, key, token_id));
@@ -166,7 +166,7 @@ impl Commands {
             };
             execute(&unit, token_id, AccessTokenCommand::Rotate(rotation)).await?;
             if let Some(last) = self.append(&unit).await?.and_then(|appended| appended.last) {
-                return Ok(issued(token_id, secret, last));
+                return Ok(issued(token_id, secret, last, Effect::TakesAway));
             }
             attempts.again().await?;
         }
@@ -177,6 +177,7 @@ impl Commands {
         &self,
         caller: &Caller,
         key: &IdempotencyKey,
+        effect: Effect,
     ) -> Result<Option<Done<Issuing>>, CommandError> {
         let found: Option<(Vec<u8>, Uuid)> = sqlx::query_as(
             "select body_digest, token_id from idempotency_keys
@@ -198,11 +199,12 @@ impl Commands {
         Ok(Some(Done {
             value: Issuing::AlreadyDone(token_id.into()),
             position: self.position_of::<AccessToken>(&token_id.to_string()).await?,
+            effect,
         }))
     }
 }
 
-fn issued(token_id: TokenId, secret: Secret, last: crate::log::Recorded) -> Done<Issuing> {
+fn issued(token_id: TokenId, secret: Secret, last: crate::log::Recorded, effect: Effect) -> Done<Issuing> {
     Done {
         value: Issuing::Issued(Issued {
             token_id,
@@ -210,6 +212,7 @@ fn issued(token_id: TokenId, secret: Secret, last: crate::log::Recorded) -> Done
             at: last.at,
         }),
         position: last.position,
+        effect,
     }
 }
 

@@ -86,6 +86,17 @@ pub struct Done<T> {
     pub value: T,
     /// The position of its last event; of the stream's last event where nothing had to change.
     pub position: i64,
+    /// Which way it went.
+    pub effect: Effect,
+}
+
+/// Whether what was asked for can take something away from anybody who has the token's secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// It can't.
+    Gives,
+    /// It can: some node may accept for a moment what is not allowed any more.
+    TakesAway,
 }
 
 /// Why a command was not carried out.

@@ -15,6 +15,7 @@ use utoipa::ToSchema;
 
 use super::body::Fields;
 use super::caller::KnownCaller;
+use super::confirming::{Wait, confirmed};
 use super::envelope::{done, done_true, success};
 use super::openapi::schemas::{self, Success};
 use super::openapi::{ACCESS_TOKENS, parameters, problems, token_bodies};
@@ -132,11 +133,14 @@ pub(super) async fn find(
     summary = "Change a token's name, description, expiry or addresses",
     description = "Somebody else's personal token can't be changed. Whoever lets a service token be used longer or from \
                    more addresses must cover its statements. A token that has expired stays Inactive with a later expiry, \
-                   until it is activated.",
-    params(parameters::TokenInPath, parameters::OfMember),
+                   until it is activated. An expiry or addresses are answered when every node knows them, with \
+                   `X-Confirmed-Nodes` and `X-Confirmed-In-Ms`.",
+    params(parameters::TokenInPath, parameters::OfMember, parameters::Wait),
     request_body = token_bodies::TokenUpdate,
     responses(
-        (status = 200, description = "The token as it is now.", body = Success<TokenBody>, headers(("X-Log-Position" = i64, description = "The position of what was done; of the token's last event where nothing had to change."))),
+        (status = 200, description = "The token as it is now.", body = Success<TokenBody>, headers(
+            ("X-Log-Position" = i64, description = "The position of what was done; of the token's last event where nothing had to change."),
+        )),
         problems::Update,
     ),
 )]
@@ -144,6 +148,7 @@ pub(super) async fn update(
     State(service): State<Service>,
     known: KnownCaller,
     id: IdInPath,
+    wait: Wait,
     fields: Fields,
 ) -> Result<Response, Problem> {
     let token_id = token_id(id)?;
@@ -153,28 +158,33 @@ pub(super) async fn update(
         .update_token(&known.caller, token_id, update)
         .await?;
     settle(&service, done_at.position).await;
+    let confirmation = service.confirm(&done_at, wait).await?;
     in_read_models(&service, done_at.position).await?;
-    Ok(done(done_at.position, load(&service, &known, token_id).await?))
+    let token = load(&service, &known, token_id).await?;
+    Ok(confirmed(done(done_at.position, token), confirmation))
 }
 
 /// `PUT /access-tokens/{id}/toggle`
 #[utoipa::path(
     put, path = "/access-tokens/{id}/toggle", tag = ACCESS_TOKENS, operation_id = "toggleAccessToken", security(("jwt" = [])),
     summary = "Stop a token that can be used, activate one that can't",
-    description = "What it turns is the effective status: a personal token whose creator has left is Inactive. Who may: see activate and deactivate. A body is not looked at.",
-    params(parameters::TokenInPath, parameters::OfMember),
+    description = "What it turns is the effective status: a personal token whose creator has left is Inactive. Who may, and how it is answered: see activate and deactivate. A body is not looked at.",
+    params(parameters::TokenInPath, parameters::OfMember, parameters::Wait),
     responses(
-        (status = 200, description = "Done.", body = schemas::Done, headers(("X-Log-Position" = i64, description = "The position of what was done; of the token's last event where nothing had to change."))),
-        problems::Activate,
+        (status = 200, description = "Done.", body = schemas::Done, headers(
+            ("X-Log-Position" = i64, description = "The position of what was done; of the token's last event where nothing had to change."),
+        )),
+        problems::Toggle,
     ),
 )]
 pub(super) async fn toggle(
     State(service): State<Service>,
     known: KnownCaller,
     id: IdInPath,
+    wait: Wait,
 ) -> Result<Response, Problem> {
     let turned = service.commands.toggle_token(&known.caller, token_id(id)?).await;
-    answer(&service, turned).await
+    answer(&service, turned, wait).await
 }
 
 /// `PUT /access-tokens/{id}/activate`
@@ -197,17 +207,21 @@ pub(super) async fn activate(
         .commands
         .activate_token(&known.caller, token_id(id)?)
         .await;
-    answer(&service, activated).await
+    answer(&service, activated, Wait::None).await
 }
 
 /// `PUT /access-tokens/{id}/deactivate`
 #[utoipa::path(
     put, path = "/access-tokens/{id}/deactivate", tag = ACCESS_TOKENS, operation_id = "deactivateAccessToken", security(("jwt" = [])),
     summary = "Stop a token until it is activated",
-    description = "Somebody else's personal token: only with `CanManageIAM`. One that is Inactive already is left as it is. A body is not looked at.",
-    params(parameters::TokenInPath, parameters::OfMember),
+    description = "Somebody else's personal token: only with `CanManageIAM`. One that is Inactive already is left as it is. Answered when no node accepts it any more. A body is not looked at.",
+    params(parameters::TokenInPath, parameters::OfMember, parameters::Wait),
     responses(
-        (status = 200, description = "Done.", body = schemas::Done, headers(("X-Log-Position" = i64, description = "The position of what was done; of the token's last event where nothing had to change."))),
+        (status = 200, description = "Done.", body = schemas::Done, headers(
+            ("X-Log-Position" = i64, description = "The position of what was done; of the token's last event where nothing had to change."),
+            ("X-Confirmed-Nodes" = i64, description = "How many nodes said that they know, where the answer waited for them."),
+            ("X-Confirmed-In-Ms" = i64, description = "How long that took, in milliseconds."),
+        )),
         problems::Deactivate,
     ),
 )]
@@ -215,12 +229,13 @@ pub(super) async fn deactivate(
     State(service): State<Service>,
     known: KnownCaller,
     id: IdInPath,
+    wait: Wait,
 ) -> Result<Response, Problem> {
     let deactivated = service
         .commands
         .deactivate_token(&known.caller, token_id(id)?)
         .await;
-    answer(&service, deactivated).await
+    answer(&service, deactivated, wait).await
 }
 
 /// `DELETE /access-tokens/{id}`
@@ -228,10 +243,15 @@ pub(super) async fn deactivate(
     delete, path = "/access-tokens/{id}", tag = ACCESS_TOKENS, operation_id = "removeAccessToken", security(("jwt" = [])),
     summary = "Stop a token for ever",
     description = "It can't be undone; the name is free again. One that was removed already, or never was, is removed as \
-                   asked. Somebody else's personal token: only with `CanManageIAM`.",
-    params(parameters::TokenInPath, parameters::OfMember),
+                   asked. Somebody else's personal token: only with `CanManageIAM`. Answered when no node accepts \
+                   it any more.",
+    params(parameters::TokenInPath, parameters::OfMember, parameters::Wait),
     responses(
-        (status = 200, description = "Done.", body = schemas::Done, headers(("X-Log-Position" = i64, description = "The position of what was done; of the token's last event where nothing had to change."))),
+        (status = 200, description = "Done.", body = schemas::Done, headers(
+            ("X-Log-Position" = i64, description = "The position of what was done; of the token's last event where nothing had to change."),
+            ("X-Confirmed-Nodes" = i64, description = "How many nodes said that they know, where the answer waited for them."),
+            ("X-Confirmed-In-Ms" = i64, description = "How long that took, in milliseconds."),
+        )),
         problems::Remove,
     ),
 )]
@@ -239,15 +259,21 @@ pub(super) async fn remove(
     State(service): State<Service>,
     known: KnownCaller,
     id: IdInPath,
+    wait: Wait,
 ) -> Result<Response, Problem> {
     let removed = service.commands.remove_token(&known.caller, token_id(id)?).await;
-    answer(&service, removed).await
+    answer(&service, removed, wait).await
 }
 
-async fn answer(service: &Service, done_at: Result<Done<()>, CommandError>) -> Result<Response, Problem> {
+async fn answer(
+    service: &Service,
+    done_at: Result<Done<()>, CommandError>,
+    wait: Wait,
+) -> Result<Response, Problem> {
     let done_at = done_at?;
     settle(service, done_at.position).await;
-    Ok(done_true(&done_at))
+    let confirmation = service.confirm(&done_at, wait).await?;
+    Ok(confirmed(done_true(&done_at), confirmation))
 }
 
 /// Waits until this node's own decisions hold what a command changed. Where they don't in time, the node is behind its

@@ -109,7 +109,8 @@ impl FromRequestParts<Service> for KnownCaller {
             .ok_or(Problem::Forbidden)?;
         // Who the caller is, and what it may do, as of the position it wants to see at least.
         let position = at_least_position(&parts.headers)?;
-        let vouches = service.index.reached(position, POSITION_PATIENCE).await && service.index.is_fresh();
+        let vouches =
+            service.index.reached(position, POSITION_PATIENCE).await && service.index.fence().is_open();
         let known = service.index.member(organization_id, member_id);
         // A command needs nobody to vouch: it comes down to the log itself, or fails where that is out of reach. So tokens
         // can be stopped through a node that has fallen behind.

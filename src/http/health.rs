@@ -81,7 +81,7 @@ pub(super) async fn liveness() -> Response {
 pub(super) async fn readiness(State(service): State<Service>) -> Response {
     let intake = service.vitals.intake.borrow().clone();
     let mut reasons = Vec::new();
-    if !service.index.is_fresh() {
+    if !service.index.fence().is_open() {
         reasons.push("the authorization index can't vouch that it knows the log up to now".to_owned());
     }
     if let Some(reason) = intake.obstacle() {

@@ -12,6 +12,7 @@ use super::Service;
 use super::access_tokens::{IdInPath, in_read_models, limits, load, settle, token_id};
 use super::body::Fields;
 use super::caller::KnownCaller;
+use super::confirming::{Wait, confirmed};
 use super::envelope::done;
 use super::idempotency::idempotency_key;
 use super::openapi::schemas::Success;
@@ -19,8 +20,8 @@ use super::openapi::{ACCESS_TOKENS, parameters, problems, token_bodies};
 use super::problem::Problem;
 use super::token_body::{CreatorBody, IssuedBody, TokenBody};
 use super::token_fields::{new_token, overlap};
+use crate::commands::Caller;
 use crate::commands::issuing::{Issued, Issuing, NewToken};
-use crate::commands::{Caller, Done};
 
 /// `POST /access-tokens`
 #[utoipa::path(
@@ -70,11 +71,13 @@ pub(super) async fn create(
                    token's expiry; one that was still working from an earlier rotation ends at once. An inactive token is \
                    rotated and stays inactive. A personal token is rotated by its creator alone, a service token by whoever \
                    manages service tokens and covers its statements.",
-    params(parameters::TokenInPath, parameters::OfMember, parameters::IdempotencyKey),
+    params(parameters::TokenInPath, parameters::OfMember, parameters::Wait, parameters::IdempotencyKey),
     request_body(content = Option<token_bodies::Rotation>, description = "May be left out."),
     responses(
         (status = 200, description = "The token, with its new secret in `token`.", body = Success<IssuedBody>, headers(
             ("X-Log-Position" = i64, description = "The position of the rotation."),
+            ("X-Confirmed-Nodes" = i64, description = "How many nodes said that they know, where the answer waited for them."),
+            ("X-Confirmed-In-Ms" = i64, description = "How long that took, in milliseconds."),
             ("Cache-Control" = String, description = "`no-store`: it holds a secret."),
         )),
         problems::Rotate,
@@ -84,6 +87,7 @@ pub(super) async fn rotate(
     State(service): State<Service>,
     known: KnownCaller,
     id: IdInPath,
+    wait: Wait,
     headers: HeaderMap,
     fields: Option<Fields>,
 ) -> Result<Response, Problem> {
@@ -91,18 +95,20 @@ pub(super) async fn rotate(
     let fields = fields.unwrap_or_default();
     let overlap = overlap(&fields)?;
     let key = idempotency_key(&headers, format!("/access-tokens/{token_id}/rotate"), &fields)?;
-    let Done { value, position } = service
+    let rotated = service
         .commands
         .rotate_token(&known.caller, token_id, overlap, key.as_ref())
         .await?;
-    match value {
+    let position = rotated.position;
+    settle(&service, position).await;
+    let confirmation = service.confirm(&rotated, wait).await?;
+    match rotated.value {
         Issuing::AlreadyDone(token_id) => repeated(&service, &known, token_id, position).await,
         Issuing::Issued(issued) => {
-            settle(&service, position).await;
             // Also where it lags: a secret that can't be answered now is lost.
             in_read_models(&service, position).await.ok();
             let token = load(&service, &known, token_id).await?;
-            Ok(show(&known, token, &issued, position))
+            Ok(confirmed(show(&known, token, &issued, position), confirmation))
         }
     }
 }

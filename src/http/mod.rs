@@ -5,6 +5,7 @@ mod audit_logs;
 mod body;
 mod caller;
 mod client_address;
+mod confirming;
 mod envelope;
 mod evaluation;
 mod event_body;
@@ -44,7 +45,7 @@ pub use openapi::document;
 use problem::Problem;
 pub use profiles::Profiles;
 
-use crate::authorization::Index;
+use crate::authorization::{Index, Revocations};
 use crate::clock::Clock;
 use crate::commands::Commands;
 
@@ -75,6 +76,8 @@ pub struct Service {
     pub failed_attempts: Arc<FailedAttempts>,
     /// Proxies in front of this node whose `X-Forwarded-For` is believed.
     pub trusted_proxy_hops: u8,
+    /// Waits until every node knows what was taken away.
+    pub revocations: Arc<Revocations>,
     /// From which other origins browsers may use the API.
     pub cors_origins: Arc<Vec<HeaderValue>>,
     /// The farthest expiry that may be asked for, in days.

@@ -48,6 +48,11 @@ pub(super) enum Problem {
     Refused(AccessTokenRefusal),
     /// The store is out of reach, or the position asked for is not reached in time.
     Unavailable,
+    /// It was done, but a node that may still decide without knowing it could not be waited for.
+    Unconfirmed {
+        /// Of what was done.
+        position: i64,
+    },
     /// Anything else.
     Internal,
 }
@@ -73,7 +78,7 @@ impl Problem {
                 | AccessTokenRefusal::TokenIsExpired
                 | AccessTokenRefusal::CreatorIsNotAMember,
             ) => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unavailable | Self::Unconfirmed { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -95,7 +100,7 @@ impl Problem {
             Self::Refused(AccessTokenRefusal::PermissionsAreFixed) => "PermissionsAreFixed",
             Self::Refused(AccessTokenRefusal::TokenIsExpired) => "TokenIsExpired",
             Self::Refused(AccessTokenRefusal::CreatorIsNotAMember) => "CreatorIsNotAMember",
-            Self::Unavailable => "ServiceUnavailable",
+            Self::Unavailable | Self::Unconfirmed { .. } => "ServiceUnavailable",
             Self::Internal => "InternalServerError",
         };
         vec![code]
@@ -129,6 +134,10 @@ impl IntoResponse for Problem {
             }
             Self::Unavailable => {
                 headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            Self::Unconfirmed { position } => {
+                headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+                headers.insert(LOG_POSITION, HeaderValue::from(position));
             }
             _ => {}
         }

@@ -39,6 +39,13 @@ parameters! {
          within 30 days, nothing is done twice: 409 `AlreadyDone`. Known to the organization, the caller and the path \
          alone; a request that failed leaves its key unused.",
     )];
+    Wait => [optional(
+        ParameterIn::Query,
+        "wait",
+        text().enum_values(Some(["none", ""])),
+        "What takes something away is answered when no node decides without knowing it, which takes some milliseconds, and \
+         a second where a node is lost. `none`: is answered at once. Empty: waits.",
+    )];
     At => [optional(
         ParameterIn::Query,
         "at",

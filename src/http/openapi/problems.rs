@@ -64,14 +64,14 @@ problems! {
         Problem::IdempotencyKeyReused,
         already_done(),
     ]);
-    Rotate => command([
+    Rotate => revoking([
         invalid(["overlap_seconds_is_invalid", "body_is_invalid", IDEMPOTENCY_KEY]),
         Problem::NotFound,
         Problem::Refused(AccessTokenRefusal::TokenIsExpired),
         Problem::IdempotencyKeyReused,
         already_done(),
     ]);
-    Update => command([
+    Update => revoking([
         invalid([
             "name_is_required",
             "name_is_invalid",
@@ -85,11 +85,12 @@ problems! {
         Problem::NameHasBeenUsed,
         Problem::Refused(AccessTokenRefusal::PermissionsAreFixed),
     ]);
-    /// Toggle and activate. That the creator is no member is none of them: only its creator may activate a personal token.
+    /// That the creator is no member is none of them: only its creator may activate a personal token.
     Activate => command([Problem::NotFound, Problem::Refused(AccessTokenRefusal::TokenIsExpired)]);
-    Deactivate => command([Problem::NotFound]);
+    Toggle => revoking([Problem::NotFound, Problem::Refused(AccessTokenRefusal::TokenIsExpired)]);
+    Deactivate => revoking([Problem::NotFound]);
     /// Only an id that is no uuid is not found.
-    Remove => command([Problem::NotFound]);
+    Remove => revoking([Problem::NotFound]);
 }
 
 const PAGE_INDEX: &str = "page_index_is_invalid";
@@ -127,6 +128,12 @@ fn query(own: impl IntoIterator<Item = Problem>) -> Vec<Problem> {
 /// The same for what changes something.
 fn command(own: impl IntoIterator<Item = Problem>) -> Vec<Problem> {
     query(own.into_iter().chain([Problem::Conflict]))
+}
+
+/// And for what can take something away, which waits until every node knows.
+fn revoking(own: impl IntoIterator<Item = Problem>) -> Vec<Problem> {
+    let waiting = [invalid(["wait_is_invalid"]), Problem::Unconfirmed { position: 0 }];
+    command(own.into_iter().chain(waiting))
 }
 
 /// The problems of decisions: a JSON string, except where the request does not come as far as the standard's binding.
@@ -226,7 +233,11 @@ fn by_status(problems: Vec<Problem>) -> BTreeMap<String, Response> {
         let (codes, meaning) = (problem.codes(), meaning(&problem));
         let response = problem.into_response();
         let answer = answers.entry(response.status().as_u16().to_string()).or_default();
-        answer.codes.extend(codes);
+        for code in codes {
+            if !answer.codes.contains(&code) {
+                answer.codes.push(code);
+            }
+        }
         if !answer.meanings.contains(&meaning) {
             answer.meanings.push(meaning);
         }
@@ -393,6 +404,10 @@ fn meaning(problem: &Problem) -> &'static str {
         }
         Problem::Unavailable => {
             "The store is out of reach, or the position is not reached in time. `Retry-After` is in seconds."
+        }
+        Problem::Unconfirmed { .. } => {
+            "It was done, and stands at `X-Log-Position`, but a node that may still decide could not be waited for in five \
+             seconds: ask again to wait for it."
         }
         Problem::Internal => "Anything else.",
     }

@@ -242,6 +242,10 @@ fn requests(world: &World, operation: &str, status: u16) -> Option<Vec<reqwest::
     let put = |of: &str, body: Value| owner.request(Method::PUT, &token(of)).json(&body);
     let open = |path: &str| app.request(Method::GET, path);
     let late = |request: reqwest::RequestBuilder| request.header("x-at-least-position", "soon");
+    let unheard_of = |path: &str, method: Method| {
+        let waiting = format!("/access-tokens/{path}?wait=long");
+        owner.request(method, &waiting).json(&json!({ "name": "x" }))
+    };
     let keyed = |request: reqwest::RequestBuilder| request.header("idempotency-key", USED);
     let rotate = |of: &str, body: Value| {
         owner
@@ -316,6 +320,7 @@ fn requests(world: &World, operation: &str, status: u16) -> Option<Vec<reqwest::
             rotate(&world.service, json!("x")),
             rotate(&world.service, json!({})).header("idempotency-key", ""),
             late(rotate(&world.service, json!({}))),
+            unheard_of(&format!("{}/rotate", world.service), Method::POST),
         ],
         ("rotateAccessToken", 422) => vec![
             rotate(&world.expired, json!({})),
@@ -353,6 +358,7 @@ fn requests(world: &World, operation: &str, status: u16) -> Option<Vec<reqwest::
             put(&world.personal, json!({ "name": "\u{7}" })),
             put(&world.personal, json!("x")),
             late(put(&world.personal, valid_body(operation))),
+            unheard_of(&world.personal, Method::PUT),
         ],
         ("updateAccessToken", 422) => vec![
             put(&world.personal, json!({ "name": "service" })),
@@ -367,10 +373,19 @@ fn requests(world: &World, operation: &str, status: u16) -> Option<Vec<reqwest::
         ("removeAccessToken", 200) => {
             vec![owner.request(Method::DELETE, &token(&Uuid::new_v4().to_string()))]
         }
-        ("toggleAccessToken", 400) => vec![late(action(&world.personal, "toggle"))],
+        ("toggleAccessToken", 400) => vec![
+            late(action(&world.personal, "toggle")),
+            unheard_of(&format!("{}/toggle", world.personal), Method::PUT),
+        ],
         ("activateAccessToken", 400) => vec![late(action(&world.personal, "activate"))],
-        ("deactivateAccessToken", 400) => vec![late(action(&world.personal, "deactivate"))],
-        ("removeAccessToken", 400) => vec![late(owner.request(Method::DELETE, &token(&world.personal)))],
+        ("deactivateAccessToken", 400) => vec![
+            late(action(&world.personal, "deactivate")),
+            unheard_of(&format!("{}/deactivate", world.personal), Method::PUT),
+        ],
+        ("removeAccessToken", 400) => vec![
+            late(owner.request(Method::DELETE, &token(&world.personal))),
+            unheard_of(&world.personal, Method::DELETE),
+        ],
         ("toggleAccessToken", 422) => vec![action(&world.expired, "toggle")],
         ("activateAccessToken", 422) => vec![action(&world.expired, "activate")],
         ("evaluate", 200) => vec![
