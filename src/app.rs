@@ -209,6 +209,7 @@ impl App {
             clock,
             jwt: config.jwt,
             gateway_keys: Arc::new(config.gateway_keys),
+            intake_keys: Arc::new(config.intake_keys),
             failed_attempts: Arc::default(),
             trusted_proxy_hops: config.trusted_proxy_hops,
             cors_origins: Arc::new(config.cors_origins),

@@ -25,6 +25,8 @@ pub struct Config {
     pub jwt: JwtVerifier,
     /// Who may ask for decisions.
     pub gateway_keys: Vec<String>,
+    /// Who may send membership events over HTTP; empty: nobody, that route is off.
+    pub intake_keys: Vec<String>,
     /// Proxies in front of this node whose `X-Forwarded-For` is believed; 0: the peer is the client.
     pub trusted_proxy_hops: u8,
     /// The membership topic; none: no Kafka.
@@ -163,6 +165,7 @@ impl Config {
             http,
             jwt: jwt::verifier(environment)?,
             gateway_keys,
+            intake_keys: environment.list("INTAKE_KEYS"),
             trusted_proxy_hops: environment.parse("TRUSTED_PROXY_HOPS", 0)?,
             intake: intake(environment),
             max_staleness: Duration::from_millis(max_staleness_ms),

@@ -9,7 +9,7 @@ use domain::organization::{Organization, OrganizationCommand};
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use super::{Actor, Attempts, CommandError, Commands};
+use super::{Actor, Appended, Attempts, CommandError, Commands};
 use crate::log::{InboxKey, OffsetMove, ParkedMessage, Partition, Profile, UnitOfWork};
 
 /// A message of the topic, as it came and as it was understood.
@@ -98,6 +98,8 @@ pub struct Taken {
     pub stale: usize,
     /// Set aside.
     pub parked: usize,
+    /// The position of the last event of all this; where nothing had to change, one at or after all that it rests on.
+    pub position: i64,
 }
 
 impl Commands {
@@ -110,11 +112,15 @@ impl Commands {
         let mut attempts = Attempts::default();
         loop {
             let unit = self.unit(&Actor::Intake);
-            let taken = stage(&self.pool, &unit, poll).await?;
+            let mut taken = stage(&self.pool, &unit, poll).await?;
             if let Some(offset) = &poll.offset {
                 unit.move_offset(offset.clone());
             }
-            if self.append(&unit).await?.is_some() {
+            if let Some(Appended { last }) = self.append(&unit).await? {
+                taken.position = match last {
+                    Some(last) => last.position,
+                    None => self.head().await?,
+                };
                 return Ok(taken);
             }
             attempts.again().await?;

@@ -205,6 +205,12 @@ impl Commands {
         }
     }
 
+    /// The last position of the log; 0: there is none.
+    async fn head(&self) -> Result<i64, CommandError> {
+        let head = sqlx::query_scalar("select coalesce(max(position), 0) from events");
+        Ok(head.fetch_one(&self.pool).await?)
+    }
+
     /// Where a command stands that had nothing to change.
     async fn position_of<A: cqrs_es::Aggregate>(&self, aggregate_id: &str) -> Result<i64, CommandError> {
         let mut connection = self.pool.acquire().await?;

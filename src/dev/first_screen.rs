@@ -54,11 +54,12 @@ impl Screen<'_> {
     /// As a shell reads it: the tour's variables.
     fn environment(&self) -> io::Result<String> {
         let mut text = format!(
-            "URL={}\nORG={}\nKAFKA={}\nTOPIC={}\nDATABASE_URL='{}'\n",
+            "URL={}\nORG={}\nKAFKA={}\nTOPIC={}\nINTAKE_KEY={}\nDATABASE_URL='{}'\n",
             self.url(),
             demo::organization_id(),
             self.kafka,
             self.topic,
+            self.installation.intake_key,
             self.database_url,
         );
         for member in &demo::members() {

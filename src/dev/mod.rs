@@ -206,6 +206,7 @@ fn configuration(
         ("JWT_ALGORITHM", "HS256".to_owned()),
         ("JWT_KEY", installation.jwt_key.clone()),
         ("JWT_PUBLIC_KEY_PATH", String::new()),
+        ("INTAKE_KEYS", installation.intake_key.clone()),
         ("JWT_ISSUER", demo::ISSUER.to_owned()),
         ("JWT_AUDIENCE", demo::AUDIENCE.to_owned()),
     ]);

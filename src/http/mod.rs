@@ -14,6 +14,7 @@ mod health;
 mod history;
 mod idempotency;
 mod issuing;
+mod membership_events;
 mod openapi;
 mod permissions;
 mod problem;
@@ -72,6 +73,8 @@ pub struct Service {
     pub jwt: JwtVerifier,
     /// Who may ask for decisions; empty: everybody who can reach the port.
     pub gateway_keys: Arc<Vec<String>>,
+    /// Who may send membership events; empty: nobody, there is no such route.
+    pub intake_keys: Arc<Vec<String>>,
     /// Who has failed to say who it is, and how often.
     pub failed_attempts: Arc<FailedAttempts>,
     /// Proxies in front of this node whose `X-Forwarded-For` is believed.
@@ -112,7 +115,8 @@ fn enveloped() -> OpenApiRouter<Service> {
         .routes(routes!(access_tokens::deactivate))
         .routes(routes!(history::of_token))
         .routes(routes!(permissions::of_token))
-        .routes(routes!(audit_logs::list));
+        .routes(routes!(audit_logs::list))
+        .routes(routes!(membership_events::take));
     OpenApiRouter::default()
         .nest("/api/v1", management)
         .routes(routes!(health::liveness))

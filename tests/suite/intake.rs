@@ -5,6 +5,7 @@ mod broker;
 mod events;
 mod once;
 mod outages;
+mod over_http;
 mod parked;
 mod removals;
 mod somebody;

@@ -2,6 +2,7 @@
 //! what its `#[utoipa::path]` says, so there is no route without its part of the document. What the handlers share is said
 //! once, here: parameters, problems, schemas.
 
+pub(super) mod cloud_events;
 mod page;
 pub(super) mod parameters;
 pub(super) mod problems;
@@ -24,6 +25,7 @@ use super::problem::Problem;
 /// Tags, in the order in which they are shown.
 pub(super) const ACCESS_TOKENS: &str = "Access tokens";
 pub(super) const AUDIT: &str = "Audit";
+pub(super) const MEMBERSHIP: &str = "Membership";
 pub(super) const DECISIONS: &str = "Decisions";
 pub(super) const HEALTH: &str = "Health";
 pub(super) const DOCUMENTATION: &str = "Documentation";
@@ -31,6 +33,7 @@ pub(super) const DOCUMENTATION: &str = "Documentation";
 /// Names of the security schemes; in `security(…)` they have to be written out.
 const JWT: &str = "jwt";
 const GATEWAY_KEY: &str = "gatewayKey";
+const INTAKE_KEY: &str = "intakeKey";
 
 static DOCUMENT: LazyLock<Result<String, serde_json::Error>> = LazyLock::new(|| {
     super::documented(frame())
@@ -95,6 +98,13 @@ fn frame() -> OpenApi {
             "One of `GATEWAY_KEYS`. Needed where that is set; a service on loopback may do without.",
         ))),
     );
+    components.add_security_scheme(
+        INTAKE_KEY,
+        SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::with_description(
+            "X-Intake-Key",
+            "One of `INTAKE_KEYS`. Where that is not set nobody sends membership events over HTTP.",
+        ))),
+    );
     components
         .parameters
         .extend(parameters::of_any_request().map(|(name, parameter)| (name.to_owned(), parameter.into())));
@@ -110,6 +120,7 @@ fn frame() -> OpenApi {
             AUDIT,
             "What happened, and what could be done at any time: from the log.",
         ),
+        (MEMBERSHIP, "What is heard of members, where no topic brings it."),
         (
             DECISIONS,
             "May this token or member do this, here, now? AuthZEN 1.0; answered from memory.",

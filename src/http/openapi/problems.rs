@@ -89,6 +89,15 @@ problems! {
     Activate => command([Problem::NotFound, Problem::Refused(AccessTokenRefusal::TokenIsExpired)]);
     Toggle => revoking([Problem::NotFound, Problem::Refused(AccessTokenRefusal::TokenIsExpired)]);
     Deactivate => revoking([Problem::NotFound]);
+    MembershipEvents => vec![
+        invalid(["content_type_is_invalid", "body_is_invalid", "too_many_events", "version_is_required"]),
+        Problem::Unauthorized,
+        Problem::NotFound,
+        Problem::Conflict,
+        Problem::TooLarge,
+        too_many_requests(),
+        Problem::Unavailable,
+    ];
     /// Only an id that is no uuid is not found.
     Remove => revoking([Problem::NotFound]);
 }

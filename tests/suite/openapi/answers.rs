@@ -9,9 +9,11 @@ use sqlx::Executor;
 use uuid::Uuid;
 
 use super::*;
-use crate::support::{Actor, Answer, Options, TestApp, eventually};
+use crate::support::{Actor, Answer, INTAKE_KEY, Options, TestApp, cloud_event, eventually};
 
 const KIB: usize = 1024;
+const SINGLE: &str = "application/cloudevents+json";
+const BATCH: &str = "application/cloudevents-batch+json";
 /// An address that is not loopback.
 const ELSEWHERE: &str = "203.0.113.9";
 /// An idempotency key of `app`'s owner that was used, with [`used_body`].
@@ -25,6 +27,10 @@ struct World {
     strict: TestApp,
     /// Each append of it comes to a conflict.
     conflicted: TestApp,
+    /// It reads a topic, of a broker that is not there.
+    reading: TestApp,
+    /// It takes no membership events over HTTP.
+    closed: TestApp,
     /// It has lost sight of its log.
     frozen: TestApp,
     /// Active tokens of `app`'s owner, and one whose time has passed.
@@ -84,6 +90,16 @@ impl World {
         assert_eq!(there.put(&stopped, json!({})).await.status, 200);
         always_in_conflict(&conflicted).await;
 
+        let reading = TestApp::start_with(Options {
+            settings: vec![("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1".to_owned())],
+            database: None,
+        })
+        .await;
+        let closed = TestApp::start_with(Options {
+            settings: vec![("INTAKE_KEYS", String::new())],
+            database: None,
+        })
+        .await;
         let frozen = TestApp::start().await;
         always_starting_up(&frozen).await;
         let lost = "alter table events rename to out_of_sight";
@@ -97,6 +113,8 @@ impl World {
             app,
             strict,
             conflicted,
+            reading,
+            closed,
             frozen,
             personal,
             service,
@@ -232,7 +250,14 @@ fn shared(world: &World, operation: &Operation, status: u16) -> Option<Vec<reqwe
 
 /// What operations answer each in its own way; none where nothing here is answered with that status.
 fn requests(world: &World, operation: &str, status: u16) -> Option<Vec<reqwest::RequestBuilder>> {
-    let World { app, strict, .. } = world;
+    let World {
+        app,
+        strict,
+        conflicted,
+        closed,
+        frozen,
+        ..
+    } = world;
     let owner = app.owner();
     let token = |of: &str| format!("/access-tokens/{of}");
     let action =
@@ -254,6 +279,21 @@ fn requests(world: &World, operation: &str, status: u16) -> Option<Vec<reqwest::
     };
     let evaluate =
         |of: &TestApp, question: Value| of.request(Method::POST, "/access/v1/evaluation").json(&question);
+    let tell = |of: &TestApp, media_type: &str, body: String| {
+        of.request(Method::POST, "/api/v1/membership/events")
+            .header("x-intake-key", INTAKE_KEY)
+            .header("content-type", media_type)
+            .body(body)
+    };
+    let removed = || {
+        let event = cloud_event(
+            "MemberRemoved",
+            app.organization_id,
+            Uuid::new_v4().into(),
+            json!({}),
+        );
+        event.to_string()
+    };
     Some(match (operation, status) {
         ("listAccessTokens", 200) => vec![
             get("/access-tokens?name=e&type=Personal&creatorId=&status=&pageIndex=&pageSize=100"),
@@ -388,6 +428,21 @@ fn requests(world: &World, operation: &str, status: u16) -> Option<Vec<reqwest::
         ],
         ("toggleAccessToken", 422) => vec![action(&world.expired, "toggle")],
         ("activateAccessToken", 422) => vec![action(&world.expired, "activate")],
+        ("sendMembershipEvents", 200) => vec![
+            tell(app, SINGLE, removed()),
+            tell(app, BATCH, format!("[{}, {{}}]", removed())),
+            tell(app, BATCH, "[]".to_owned()),
+        ],
+        ("sendMembershipEvents", 400) => vec![
+            tell(app, "application/json", removed()),
+            tell(app, SINGLE, "[]".to_owned()),
+            tell(app, BATCH, format!("[{}{{}}]", "{},".repeat(1000))),
+            tell(&world.reading, SINGLE, removed()),
+        ],
+        ("sendMembershipEvents", 401) => vec![app.request(Method::POST, "/api/v1/membership/events")],
+        ("sendMembershipEvents", 404) => vec![tell(closed, SINGLE, removed())],
+        ("sendMembershipEvents", 409) => vec![tell(conflicted, SINGLE, removed())],
+        ("sendMembershipEvents", 503) => vec![tell(frozen, SINGLE, removed())],
         ("evaluate", 200) => vec![
             evaluate(app, question("access_token", &world.service)),
             evaluate(app, question("access_token", "nobody's")),

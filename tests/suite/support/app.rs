@@ -21,6 +21,9 @@ use super::TestDatabase;
 /// Signs the test's JWTs.
 pub const JWT_KEY: &str = "a key that only the tests know, 32 bytes and more";
 
+/// Opens the intake over HTTP.
+pub const INTAKE_KEY: &str = "a key that only the tests send events with";
+
 /// How a test's node differs from an ordinary one.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
@@ -65,6 +68,7 @@ impl TestApp {
             ("DATABASE_URL", database.url.clone()),
             ("HTTP_ADDR", "127.0.0.1:0".to_owned()),
             ("JWT_KEY", JWT_KEY.to_owned()),
+            ("INTAKE_KEYS", INTAKE_KEY.to_owned()),
         ]);
         for (name, value) in options.settings {
             environment = environment.with([(name, value)]);

@@ -5,6 +5,6 @@ pub mod check;
 mod database;
 mod process;
 
-pub use app::{Actor, Answer, JWT_KEY, Options, TestApp, cloud_event, eventually, jwt};
+pub use app::{Actor, Answer, INTAKE_KEY, JWT_KEY, Options, TestApp, cloud_event, eventually, jwt};
 pub use database::TestDatabase;
 pub use process::{Process, free_port};
