@@ -30,6 +30,8 @@ use crate::schema::SchemaError;
 const CONNECTIONS: u32 = 16;
 /// Connections for the tasks that write and follow the log: no number of requests can take them away.
 const LOG_CONNECTIONS: u32 = 10;
+/// Connections of an operator's command.
+const OPERATOR_CONNECTIONS: u32 = 12;
 /// How long a query may take: nothing here takes long.
 const STATEMENT_TIMEOUT: &str = "5s";
 /// How long a connection is waited for.
@@ -92,6 +94,19 @@ pub struct App {
 /// Where the URL is none, or the database does not answer.
 pub async fn connect(database_url: &str) -> Result<PgPool, sqlx::Error> {
     connect_with(database_url, CONNECTIONS).await
+}
+
+/// Connections for an operator's commands, which may read the whole log: nothing is cut off.
+///
+/// # Errors
+/// Where the URL is none, or the database does not answer.
+pub async fn connect_for_operator(database_url: &str) -> Result<PgPool, sqlx::Error> {
+    let options: PgConnectOptions = database_url.parse()?;
+    PgPoolOptions::new()
+        .max_connections(OPERATOR_CONNECTIONS)
+        .acquire_timeout(CONNECT_PATIENCE)
+        .connect_with(options.application_name("featbit-tokens-operator"))
+        .await
 }
 
 async fn connect_with(database_url: &str, connections: u32) -> Result<PgPool, sqlx::Error> {

@@ -9,7 +9,7 @@
 //! 4. [`intake`], [`reactor`]
 //! 5. [`http`]
 //! 6. [`config`], [`app`]
-//! 7. [`dev`], and `main`
+//! 7. [`dev`], [`operator`] (the commands of who keeps the database), and `main`
 
 pub mod app;
 pub mod authorization;
@@ -21,6 +21,7 @@ pub mod follow;
 pub mod http;
 pub mod intake;
 pub mod log;
+pub mod operator;
 pub mod reactor;
 pub mod report;
 pub mod schema;

@@ -10,7 +10,7 @@ use clap::{Parser, Subcommand};
 use featbit_tokens::app::{App, connect};
 use featbit_tokens::config::{Config, Environment, database_url};
 use featbit_tokens::report::Report;
-use featbit_tokens::{dev, schema};
+use featbit_tokens::{dev, operator, schema};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -43,6 +43,8 @@ enum Command {
     Serve,
     /// Bring the database's schema up to date (needs DATABASE_URL)
     Migrate,
+    /// Rebuild read models from the log, beside the live ones, and switch to them (needs DATABASE_URL)
+    Replay(operator::ReplayOptions),
     /// Print the OpenAPI 3.1 document, as GET /openapi.json answers it
     Openapi,
 }
@@ -84,6 +86,10 @@ async fn run(command: Command) -> Result<(), Box<dyn Error>> {
             log_to_stderr("warn")?;
             let pool = connect(&database_url(&Environment::of_process())?).await?;
             Ok(schema::migrate(&pool).await?)
+        }
+        Command::Replay(options) => {
+            log_to_stderr("warn")?;
+            Ok(operator::replay(&database_url(&Environment::of_process())?, &options).await?)
         }
         Command::Openapi => {
             let document = featbit_tokens::http::document()?;

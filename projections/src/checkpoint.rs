@@ -1,40 +1,73 @@
 //! How far a follower of the log has come, moved by compare-and-set: two runners can't both move it.
 
-use sqlx::PgConnection;
+use sqlx::{FromRow, PgConnection};
+
+/// Which tables of a read model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tables {
+    /// Those of the live version, whichever that is at the moment.
+    Live,
+    /// Those of a version that is being filled beside it, for as long as it is not the live one.
+    Beside(i32),
+}
+
+impl Tables {
+    fn version(self) -> Option<i32> {
+        match self {
+            Self::Live => None,
+            Self::Beside(version) => Some(version),
+        }
+    }
+}
+
+/// How far a version of a read model has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromRow)]
+pub struct Checkpoint {
+    /// Which version.
+    pub version: i32,
+    /// The last position it holds.
+    pub position: i64,
+}
 
 /// A read model's checkpoint.
 ///
 /// # Errors
-/// Where the database is out of reach, or there is no such read model.
+/// Where the database is out of reach, or there are no such tables (any more).
 pub async fn of_read_model(
     connection: &mut PgConnection,
     name: &str,
-    version: i32,
-) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar("select position from read_models where name = $1 and version = $2")
-        .bind(name)
-        .bind(version)
-        .fetch_one(connection)
-        .await
+    tables: Tables,
+) -> Result<Checkpoint, sqlx::Error> {
+    sqlx::query_as(
+        "select version, position from read_models
+         where name = $1 and is_live = ($2::int is null) and version = coalesce($2, version)",
+    )
+    .bind(name)
+    .bind(tables.version())
+    .fetch_one(connection)
+    .await
 }
 
-/// Moves a read model's checkpoint; false where somebody else has moved it.
+/// Moves a read model's checkpoint; false where somebody else has moved it, or where another version became the live one
+/// in the meantime.
 ///
 /// # Errors
 /// Where the database is out of reach.
 pub async fn move_read_model(
     connection: &mut PgConnection,
     name: &str,
-    version: i32,
-    from: i64,
+    tables: Tables,
+    from: Checkpoint,
     to: i64,
 ) -> Result<bool, sqlx::Error> {
     let moved = sqlx::query(
-        "update read_models set position = $4 where name = $1 and version = $2 and position = $3",
+        "update read_models set position = $5
+         where name = $1 and version = $2 and is_live = $3 and position = $4",
     )
     .bind(name)
-    .bind(version)
-    .bind(from)
+    .bind(from.version)
+    .bind(tables == Tables::Live)
+    .bind(from.position)
     .bind(to)
     .execute(connection)
     .await?;

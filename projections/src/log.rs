@@ -88,6 +88,9 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::AccessToken, Self::Member, Self::Organization];
+
     const fn name(self) -> &'static str {
         match self {
             Self::AccessToken => "access_token",

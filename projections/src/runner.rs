@@ -4,8 +4,9 @@
 use sqlx::{PgConnection, PgPool};
 use thiserror::Error;
 
-use crate::log::{Kind, ReadLogError, RecordedEvent, read_after_without};
-use crate::{access_tokens, checkpoint, members};
+use crate::checkpoint::{self, Checkpoint, Tables};
+use crate::log::{Kind, Page, ReadLogError, RecordedEvent, read_after_without};
+use crate::{access_tokens, members};
 
 /// Events in one transaction.
 const BATCH: i64 = 500;
@@ -32,20 +33,23 @@ impl ReadModel {
         }
     }
 
-    /// The version of its tables that this binary writes.
+    /// The revision of its projector. It rises with whatever makes other rows of the same events: what another revision has
+    /// begun is not gone on with.
     #[must_use]
-    pub fn version(self) -> i32 {
-        1
+    pub fn revision(self) -> i32 {
+        match self {
+            Self::AccessTokens | Self::Members => 1,
+        }
     }
 
-    /// The schema in which its live tables are.
+    /// The schema in which a version's tables are.
     #[must_use]
-    pub fn schema(self) -> String {
-        format!("{}_v{}", self.name(), self.version())
+    pub fn schema(self, version: i32) -> String {
+        format!("{}_v{version}", self.name())
     }
 
     /// Whose events change nothing in it.
-    fn unwanted(self) -> &'static [Kind] {
+    pub(crate) fn unwanted(self) -> &'static [Kind] {
         match self {
             Self::AccessTokens => &[],
             Self::Members => &[Kind::AccessToken],
@@ -113,48 +117,22 @@ pub enum StepError {
 pub struct Runner {
     pool: PgPool,
     read_model: ReadModel,
-    schema: String,
-    version: i32,
+    tables: Tables,
 }
 
 impl Runner {
-    /// Writes the live tables.
+    /// Writes the live tables, whichever these are at each step: a switch needs no restart.
     #[must_use]
     pub fn live(pool: PgPool, read_model: ReadModel) -> Self {
+        Self::of(pool, read_model, Tables::Live)
+    }
+
+    pub(crate) fn of(pool: PgPool, read_model: ReadModel, tables: Tables) -> Self {
         Self {
             pool,
             read_model,
-            schema: read_model.schema(),
-            version: read_model.version(),
+            tables,
         }
-    }
-
-    /// Makes empty tables of the same shape in a schema of their own, under a version of their own, and writes those:
-    /// a replay beside the live read model.
-    ///
-    /// # Errors
-    /// Where the schema exists already, or the database is out of reach.
-    pub async fn beside(pool: PgPool, read_model: ReadModel, version: i32) -> Result<Self, sqlx::Error> {
-        let schema = format!("{}_replay_{version}", read_model.name());
-        let (live, table) = (read_model.schema(), read_model.name());
-        let mut transaction = pool.begin().await?;
-        sqlx::raw_sql(&format!(
-            "create schema {schema}; create table {schema}.{table} (like {live}.{table} including all);"
-        ))
-        .execute(&mut *transaction)
-        .await?;
-        sqlx::query("insert into read_models (name, version) values ($1, $2)")
-            .bind(read_model.name())
-            .bind(version)
-            .execute(&mut *transaction)
-            .await?;
-        transaction.commit().await?;
-        Ok(Self {
-            pool,
-            read_model,
-            schema,
-            version,
-        })
     }
 
     /// Which read model.
@@ -163,19 +141,12 @@ impl Runner {
         self.read_model
     }
 
-    /// Where its tables are.
-    #[must_use]
-    pub fn schema(&self) -> &str {
-        &self.schema
-    }
-
     /// How far it has come, whoever moved it.
     ///
     /// # Errors
     /// Where the database is out of reach.
     pub async fn position(&self) -> Result<i64, sqlx::Error> {
-        let mut connection = self.pool.acquire().await?;
-        checkpoint::of_read_model(&mut connection, self.read_model.name(), self.version).await
+        Ok(self.checkpoint(&mut *self.pool.acquire().await?).await?.position)
     }
 
     /// Takes the next batch of events; answers the checkpoint, which is where it was when there was nothing to take or
@@ -185,38 +156,52 @@ impl Runner {
     /// [`StepError`]; nothing of the batch stands.
     pub async fn step(&self) -> Result<i64, StepError> {
         let mut transaction = self.pool.begin().await?;
-        let from = checkpoint::of_read_model(&mut transaction, self.read_model.name(), self.version).await?;
-        let page = read_after_without(&mut transaction, from, BATCH, self.read_model.unwanted()).await?;
-        let to = page.last_position;
-        if to == from {
-            return Ok(from);
+        let from = self.checkpoint(&mut transaction).await?;
+        let unwanted = self.read_model.unwanted();
+        let page = read_after_without(&mut transaction, from.position, BATCH, unwanted).await?;
+        if page.last_position == from.position || !self.take(&mut transaction, from, &page).await? {
+            return Ok(from.position);
         }
-        // First the checkpoint: a second runner waits here for the row, and then finds it moved.
-        if !checkpoint::move_read_model(&mut transaction, self.read_model.name(), self.version, from, to)
-            .await?
-        {
-            return Ok(from);
+        transaction.commit().await?;
+        Ok(page.last_position)
+    }
+
+    pub(crate) async fn checkpoint(&self, connection: &mut PgConnection) -> Result<Checkpoint, sqlx::Error> {
+        checkpoint::of_read_model(connection, self.read_model.name(), self.tables).await
+    }
+
+    /// Takes a page that was read after `from`, in a transaction of the caller's; false where somebody else was faster, or
+    /// these are not the live tables any more.
+    pub(crate) async fn take(
+        &self,
+        transaction: &mut PgConnection,
+        from: Checkpoint,
+        page: &Page,
+    ) -> Result<bool, StepError> {
+        // First the checkpoint: a second runner waits here for the row, and so does a switch, and then finds it moved.
+        let name = self.read_model.name();
+        if !checkpoint::move_read_model(transaction, name, self.tables, from, page.last_position).await? {
+            return Ok(false);
         }
         // Nobody has to wait for the disk: rows and checkpoint are lost together, and then taken from the log again.
         sqlx::query(
             "select set_config('search_path', $1, true), set_config('synchronous_commit', 'off', true)",
         )
-        .bind(&self.schema)
+        .bind(self.read_model.schema(from.version))
         .execute(&mut *transaction)
         .await?;
         let taken_together = |one: &_, next: &_| self.read_model.takes_together(one, next);
         for events in page.events.chunk_by(taken_together) {
             self.read_model
-                .project(&mut transaction, events)
+                .project(transaction, events)
                 .await
                 .map_err(|source| StepError::Project {
-                    read_model: self.read_model.name(),
-                    position: events.first().map_or(from, |event| event.position),
+                    read_model: name,
+                    position: events.first().map_or(from.position, |event| event.position),
                     source,
                 })?;
         }
-        transaction.commit().await?;
-        Ok(to)
+        Ok(true)
     }
 
     /// Steps until nothing is left to take; answers the checkpoint.

@@ -21,4 +21,5 @@ mod intake;
 mod log;
 mod management;
 mod openapi;
+mod replay;
 mod support;
