@@ -19,7 +19,7 @@ use crate::clock::Clock;
 use crate::commands::Commands;
 use crate::config::{Config, ConfigError};
 use crate::follow::{Follower, News};
-use crate::http::{Progress, Service, Vitals, router};
+use crate::http::{Discovery, FailedAttempts, Parts, Profiles, Progress, Service, Vitals, router};
 use crate::intake::{Intake, IntakeState, StartIntakeError};
 use crate::log::Appender;
 use crate::reactor::Reactor;
@@ -216,26 +216,27 @@ impl App {
             tracing::info!("no Kafka is configured: there is no membership intake from a topic");
         }
 
-        let service = Service {
+        let service = Service::from(Parts {
             pool,
             index: Arc::clone(&index),
             revocations,
             commands: commands.clone(),
             clock,
             jwt: config.jwt,
-            gateway_keys: Arc::new(config.gateway_keys),
-            intake_keys: Arc::new(config.intake_keys),
-            failed_attempts: Arc::default(),
+            gateway_keys: config.gateway_keys,
+            intake_keys: config.intake_keys,
+            failed_attempts: FailedAttempts::default(),
             trusted_proxy_hops: config.trusted_proxy_hops,
-            cors_origins: Arc::new(config.cors_origins),
+            cors_origins: config.cors_origins,
             max_expiry_days: config.max_expiry_days,
-            profiles: Arc::default(),
+            profiles: Profiles::default(),
+            discovery: discovery(config.public_url, address),
             vitals: Vitals {
                 appended: appender.head(),
                 read_models,
                 intake: intake.clone(),
             },
-        };
+        });
         tasks.spawn_edge("http", |stop| async {
             let service = router(service).into_make_service_with_connect_info::<SocketAddr>();
             let serve = axum::serve(listener, service).with_graceful_shutdown(stop.cancelled_owned());
@@ -264,6 +265,13 @@ impl App {
     pub async fn stop(self) {
         self.tasks.stop().await;
     }
+}
+
+/// What this node says of itself to gateways: under its public address, or where it has none, on loopback, under the one it
+/// listens at.
+fn discovery(public_url: Option<String>, address: SocketAddr) -> Option<Discovery> {
+    let on_loopback = || address.ip().is_loopback().then(|| format!("http://{address}"));
+    public_url.or_else(on_loopback).map(|url| Discovery::at(&url))
 }
 
 /// The tasks of a node. Those at the edge (requests, messages) stop first, so that those behind them take what they still

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use axum::http::HeaderValue;
+use axum::http::{HeaderValue, Uri};
 use thiserror::Error;
 
 use crate::http::JwtVerifier;
@@ -27,6 +27,8 @@ pub struct Config {
     pub gateway_keys: Vec<String>,
     /// Who may send membership events over HTTP; empty: nobody, that route is off.
     pub intake_keys: Vec<String>,
+    /// Under which URL gateways reach this service, for the discovery document.
+    pub public_url: Option<String>,
     /// Proxies in front of this node whose `X-Forwarded-For` is believed; 0: the peer is the client.
     pub trusted_proxy_hops: u8,
     /// The membership topic; none: no Kafka.
@@ -166,6 +168,7 @@ impl Config {
             jwt: jwt::verifier(environment)?,
             gateway_keys,
             intake_keys: environment.list("INTAKE_KEYS"),
+            public_url: environment.get("PUBLIC_URL").map(public_url).transpose()?,
             trusted_proxy_hops: environment.parse("TRUSTED_PROXY_HOPS", 0)?,
             intake: intake(environment),
             max_staleness: Duration::from_millis(max_staleness_ms),
@@ -178,6 +181,25 @@ impl Config {
             max_tokens: environment.parse("MAX_TOKENS_PER_ORGANIZATION", 2000)?,
         })
     }
+}
+
+/// A URL to which the paths of the API can be appended. What the standard asks of it (AuthZEN 1.0, PDP metadata), but that
+/// it be https: what ends TLS may stand elsewhere.
+fn public_url(url: &str) -> Result<String, ConfigError> {
+    let wrong = |why: &str| invalid("PUBLIC_URL", format!("{url} {why}"));
+    let parsed: Uri = url.parse().map_err(|_| wrong("is no URL"))?;
+    if !matches!(parsed.scheme_str(), Some("http" | "https")) {
+        return Err(wrong("is no URL of http or https"));
+    }
+    if parsed.host().is_none_or(str::is_empty)
+        || parsed.authority().is_some_and(|of| of.as_str().contains('@'))
+    {
+        return Err(wrong("must name a host, and no user"));
+    }
+    if url.contains(['?', '#']) {
+        return Err(wrong("must have no query and no fragment"));
+    }
+    Ok(url.trim_end_matches('/').to_owned())
 }
 
 /// An origin, by name: a wildcard would let every page on the web use the API.

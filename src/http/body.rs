@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{FromRequest, OptionalFromRequest, Request};
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
@@ -38,8 +38,22 @@ pub(super) async fn read(body: Body) -> Result<Bytes, UnreadableBody> {
 }
 
 async fn read_bounded(mut body: Body) -> Result<Bytes, UnreadableBody> {
-    let mut kept = Vec::new();
-    let mut seen: usize = 0;
+    // Most bodies come in one piece, and need no copy.
+    let first = match body.frame().await {
+        Some(frame) => frame
+            .map_err(|_| UnreadableBody::Broken)?
+            .into_data()
+            .unwrap_or_default(),
+        None => return Ok(Bytes::new()),
+    };
+    if body.is_end_stream() && first.len() <= MAX_BODY {
+        return Ok(first);
+    }
+    let mut seen: usize = first.len();
+    let mut kept = match seen <= MAX_BODY {
+        true => Vec::from(first),
+        false => Vec::new(),
+    };
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| UnreadableBody::Broken)?;
         let Some(data) = frame.data_ref() else { continue };
@@ -134,10 +148,15 @@ fn says_json_or_nothing(headers: &HeaderMap) -> bool {
 
 /// A whole number, however it is written: to JSON Schema 7.0 is an integer too (2020-12, 4.2.3 of its core).
 pub(super) fn whole_number(value: &Value) -> Option<i64> {
-    value.as_i64().or_else(|| {
-        let number = value.as_f64().filter(|number| number.fract() == 0.0)?;
-        format!("{number:.0}").parse().ok()
-    })
+    value.as_i64().or_else(|| whole(value.as_f64()?))
+}
+
+/// The same for a number that was written with a fraction or an exponent.
+pub(super) fn whole(number: f64) -> Option<i64> {
+    if number.fract() != 0.0 {
+        return None;
+    }
+    format!("{number:.0}").parse().ok()
 }
 
 impl From<UnreadableBody> for Problem {

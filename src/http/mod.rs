@@ -6,10 +6,13 @@ mod body;
 mod caller;
 mod client_address;
 mod confirming;
+mod discovery;
 mod envelope;
 mod evaluation;
 mod event_body;
 mod failed_attempts;
+mod field;
+mod gateway;
 mod health;
 mod history;
 mod idempotency;
@@ -20,9 +23,11 @@ mod permissions;
 mod problem;
 mod profiles;
 mod query;
+mod question;
 mod token_body;
 mod token_fields;
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,6 +45,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 pub use caller::JwtVerifier;
+pub use discovery::Discovery;
 pub use failed_attempts::FailedAttempts;
 pub use health::{Progress, Vitals};
 pub use openapi::document;
@@ -58,9 +64,12 @@ const OWN_PATIENCE: Duration = Duration::from_secs(5);
 const POSITION_PATIENCE: Duration = Duration::from_millis(250);
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// What the handlers work with. Cheap to clone. It holds keys, so it can't be printed.
+/// What the handlers work with. Each request clones it several times, so it is one pointer.
 #[derive(Clone)]
-pub struct Service {
+pub struct Service(Arc<Parts>);
+
+/// What a [`Service`] is made of. It holds keys, so it can't be printed.
+pub struct Parts {
     /// For queries.
     pub pool: PgPool,
     /// For decisions, and for who the caller is.
@@ -72,23 +81,39 @@ pub struct Service {
     /// Whose JWTs are believed.
     pub jwt: JwtVerifier,
     /// Who may ask for decisions; empty: everybody who can reach the port.
-    pub gateway_keys: Arc<Vec<String>>,
+    pub gateway_keys: Vec<String>,
     /// Who may send membership events; empty: nobody, there is no such route.
-    pub intake_keys: Arc<Vec<String>>,
+    pub intake_keys: Vec<String>,
     /// Who has failed to say who it is, and how often.
-    pub failed_attempts: Arc<FailedAttempts>,
+    pub failed_attempts: FailedAttempts,
     /// Proxies in front of this node whose `X-Forwarded-For` is believed.
     pub trusted_proxy_hops: u8,
     /// Waits until every node knows what was taken away.
     pub revocations: Arc<Revocations>,
     /// From which other origins browsers may use the API.
-    pub cors_origins: Arc<Vec<HeaderValue>>,
+    pub cors_origins: Vec<HeaderValue>,
     /// The farthest expiry that may be asked for, in days.
     pub max_expiry_days: u32,
     /// How this node is.
     pub vitals: Vitals,
     /// Names and addresses of callers.
-    pub profiles: Arc<Profiles>,
+    pub profiles: Profiles,
+    /// Where gateways find what answers their questions; none: it is not said.
+    pub discovery: Option<Discovery>,
+}
+
+impl From<Parts> for Service {
+    fn from(parts: Parts) -> Self {
+        Self(Arc::new(parts))
+    }
+}
+
+impl Deref for Service {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
 }
 
 /// Every route there is, with its part of the OpenAPI document: `routes!` takes only handlers that have one.
@@ -121,32 +146,31 @@ fn enveloped() -> OpenApiRouter<Service> {
         .nest("/api/v1", management)
         .routes(routes!(health::liveness))
         .routes(routes!(health::readiness))
+        .routes(routes!(discovery::configuration))
         .merge(openapi::routes())
 }
 
-/// What answers as its standard says.
+/// What answers as its standard says, to gateways.
 fn decisions() -> OpenApiRouter<Service> {
-    OpenApiRouter::default().routes(routes!(evaluation::evaluate))
+    OpenApiRouter::default()
+        .routes(routes!(evaluation::evaluate))
+        .routes(routes!(evaluation::evaluate_all))
 }
 
 /// The service over HTTP.
 pub fn router(service: Service) -> Router {
-    let decisions = Router::from(decisions())
-        .method_not_allowed_fallback(wrong_method)
-        .layer(from_fn_with_state(
-            service.clone(),
-            evaluation::require_gateway_key,
-        ))
-        .layer(from_fn(echo_request_id));
-    Router::from(enveloped())
+    let enveloped = Router::from(enveloped())
         .fallback(|| async { Problem::NotFound })
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn(body::bound_body))
-        // These read their bodies themselves, to refuse them in the standard's form.
-        .merge(decisions)
         .layer(from_fn(bound_headers))
-        .layer(cors(&service))
-        .with_state(service)
+        .layer(cors(&service));
+    // These read their bodies themselves, to refuse them in the standard's form. No page of a browser asks them, and a
+    // preflight that was answered for the one it is about would let it through a gateway.
+    let decisions = Router::from(decisions())
+        .method_not_allowed_fallback(wrong_method)
+        .layer(from_fn_with_state(service.clone(), gateway::admit));
+    enveloped.merge(decisions).with_state(service)
 }
 
 async fn wrong_method() -> Problem {
@@ -154,7 +178,7 @@ async fn wrong_method() -> Problem {
 }
 
 fn cors(service: &Service) -> CorsLayer {
-    let origins: Vec<HeaderValue> = service.cors_origins.to_vec();
+    let origins = service.cors_origins.clone();
     CorsLayer::new()
         .allow_origin(origins)
         .allow_methods(Any)
@@ -164,31 +188,23 @@ fn cors(service: &Service) -> CorsLayer {
 }
 
 async fn bound_headers(request: Request, next: Next) -> Response {
-    let size: usize = request
-        .headers()
-        .iter()
-        .map(|(name, value)| name.as_str().len().saturating_add(value.len()).saturating_add(4))
-        .fold(
-            request
-                .uri()
-                .path_and_query()
-                .map_or(0, |path| path.as_str().len()),
-            usize::saturating_add,
-        );
-    if size > MAX_HEADERS {
-        Problem::TooLarge.into_response()
-    } else {
-        next.run(request).await
+    match too_large(&request) {
+        true => Problem::TooLarge.into_response(),
+        false => next.run(request).await,
     }
 }
 
-async fn echo_request_id(request: Request, next: Next) -> Response {
-    let request_id = request.headers().get(&REQUEST_ID).cloned();
-    let mut response = next.run(request).await;
-    if let Some(request_id) = request_id {
-        response.headers_mut().insert(REQUEST_ID, request_id);
-    }
-    response
+/// Are its headers and its path together?
+fn too_large(request: &Request) -> bool {
+    let path = request
+        .uri()
+        .path_and_query()
+        .map_or(0, |path| path.as_str().len());
+    let headers = request
+        .headers()
+        .iter()
+        .map(|(name, value)| name.as_str().len().saturating_add(value.len()).saturating_add(4));
+    headers.fold(path, usize::saturating_add) > MAX_HEADERS
 }
 
 /// The caller's name for the request, if it has one that can be written down (no secret can), or else one of ours.

@@ -258,6 +258,12 @@ async fn serve_names_the_setting_that_is_wrong() {
         ("MAX_STALENESS_MS", "soon"),
         ("MAX_EXPIRY_DAYS", "-1"),
         ("FORWARD_AUTH_SOURCE", "envoy"),
+        ("PUBLIC_URL", "tokens.example"),
+        ("PUBLIC_URL", "ftp://tokens.example"),
+        ("PUBLIC_URL", "https://user@tokens.example"),
+        ("PUBLIC_URL", "https://tokens.example/?tenant=1"),
+        ("PUBLIC_URL", "https://tokens.example/#top"),
+        ("PUBLIC_URL", "https://"),
     ];
     for (name, value) in cases {
         let mut serve = program();

@@ -33,6 +33,8 @@ problems! {
     /// Whoever asks, for whatever.
     OfEverybody => vec![Problem::TooLarge];
     File => vec![Problem::TooLarge, Problem::NotFound];
+    /// Not found: the service was not told its public URL.
+    Discovery => vec![Problem::TooLarge, Problem::NotFound];
     List => query([invalid(["creator_id_is_invalid", PAGE_INDEX, PAGE_SIZE])]);
     IsNameUsed => query([invalid(["name_is_required"])]);
     Find => query([Problem::NotFound]);

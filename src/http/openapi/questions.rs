@@ -5,8 +5,9 @@
 use domain::authorization::Reason;
 use serde_json::Value;
 use utoipa::ToSchema;
-use utoipa::openapi::schema::Schema;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 
+use super::super::evaluation::{EvaluationBody, EvaluationsBody};
 use super::schemas::{one_of, text};
 
 /// A question of AuthZEN. Fields that are not named here are ignored.
@@ -23,6 +24,75 @@ pub(in crate::http) struct Evaluation {
     resource: Resource,
     #[schema(nullable)]
     context: Option<Context>,
+}
+
+/// Several questions of AuthZEN, or one.
+#[derive(ToSchema)]
+#[serde(untagged)]
+pub(in crate::http) enum Evaluations {
+    Several(SeveralEvaluations),
+    One(Evaluation),
+}
+
+/// What stands at the top holds for each that does not say otherwise.
+#[derive(ToSchema)]
+#[schema(example = json!({
+    "subject": { "type": "access_token", "id": "0192f0c0-5c6c-7277-bcf7-fda94c538785" },
+    "action": { "name": "ToggleFlag" },
+    "options": { "evaluations_semantic": "deny_on_first_deny" },
+    "evaluations": [
+        { "resource": { "type": "flag", "id": "project/web:env/prod:flag/dark-mode" } },
+        { "resource": { "type": "flag", "id": "project/web:env/prod:flag/checkout" } },
+    ],
+}))]
+pub(in crate::http) struct SeveralEvaluations {
+    #[schema(nullable)]
+    subject: Option<Subject>,
+    #[schema(nullable)]
+    action: Option<Action>,
+    #[schema(nullable)]
+    resource: Option<Resource>,
+    #[schema(nullable)]
+    context: Option<Context>,
+    #[schema(nullable)]
+    options: Option<Options>,
+    #[schema(min_items = 1, max_items = 512)]
+    evaluations: Vec<OneOfTheEvaluations>,
+}
+
+#[derive(ToSchema)]
+pub(in crate::http) struct OneOfTheEvaluations {
+    #[schema(nullable)]
+    subject: Option<Subject>,
+    #[schema(nullable)]
+    action: Option<Action>,
+    #[schema(nullable)]
+    resource: Option<Resource>,
+    #[schema(nullable)]
+    context: Option<Context>,
+}
+
+#[derive(ToSchema)]
+pub(in crate::http) struct Options {
+    #[schema(schema_with = semantic, required = false)]
+    evaluations_semantic: Option<String>,
+}
+
+/// The decisions, or the one.
+#[derive(ToSchema)]
+#[serde(untagged)]
+pub(in crate::http) enum Decided {
+    Several(EvaluationsBody),
+    One(EvaluationBody<'static>),
+}
+
+/// AuthZEN's PDP metadata.
+#[derive(ToSchema)]
+pub(in crate::http) struct Configuration {
+    /// Under which URL the service is reached.
+    policy_decision_point: String,
+    access_evaluation_endpoint: String,
+    access_evaluations_endpoint: String,
 }
 
 /// Who.
@@ -106,6 +176,19 @@ pub(in crate::http) struct Context {
     /// none, which for a token with `allowedIps` is `ip_not_allowed`.
     #[schema(value_type = Value, required = false)]
     ip_address: Option<Value>,
+}
+
+/// All are answered (`execute_all`, the default), or those up to the first that is denied or in error, or up to the first
+/// that is allowed.
+fn semantic() -> Schema {
+    one_of(["execute_all", "deny_on_first_deny", "permit_on_first_permit"]).into()
+}
+
+pub(in crate::http) fn denied() -> Schema {
+    ObjectBuilder::new()
+        .schema_type(Type::Boolean)
+        .enum_values(Some([false]))
+        .into()
 }
 
 fn access_token() -> Schema {

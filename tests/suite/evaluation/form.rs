@@ -143,6 +143,8 @@ async fn a_question_that_lacks_something_is_a_400_with_a_json_string() {
         "{\"subject\":",
         "nul",
         "\u{feff}{}",
+        // Twice the same: which of them was meant?
+        r#"{"subject":{"type":"access_token","id":"x","id":"y"},"action":{"name":"a"},"resource":{"type":"flag","id":"f"}}"#,
     ] {
         let request = app
             .request(Method::POST, "/access/v1/evaluation")

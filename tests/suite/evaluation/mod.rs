@@ -1,9 +1,11 @@
 //! May this subject do this, here, now? Every reason of the closed list, asked for over HTTP as a gateway asks. The guards
 //! named at the tests were taken out to see them fail.
 
+mod discovery;
 mod form;
 mod freshness;
 mod permission;
+mod several;
 mod subjects;
 mod usability;
 

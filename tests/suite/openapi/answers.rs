@@ -18,11 +18,12 @@ const BATCH: &str = "application/cloudevents-batch+json";
 const ELSEWHERE: &str = "203.0.113.9";
 /// An idempotency key of `app`'s owner that was used, with [`used_body`].
 const USED: &str = "used";
+const CONFIGURATION: &str = "/.well-known/authzen-configuration";
 
 /// Nodes in the states that the answers need.
 struct World {
     app: TestApp,
-    /// It wants gateway keys, has room for one token in an organization, which is there, and has seen too many failures from
+    /// It wants gateway keys, does not say where it is, has room for one token in an organization, which is there, and has seen too many failures from
     /// the address [`ELSEWHERE`].
     strict: TestApp,
     /// Each append of it comes to a conflict.
@@ -65,6 +66,7 @@ impl World {
 
         let settings = vec![
             ("GATEWAY_KEYS", "a key".to_owned()),
+            ("HTTP_ADDR", "0.0.0.0:0".to_owned()),
             ("MAX_TOKENS_PER_ORGANIZATION", "1".to_owned()),
             ("TRUSTED_PROXY_HOPS", "1".to_owned()),
         ];
@@ -294,6 +296,10 @@ fn requests(world: &World, operation: &str, status: u16) -> Option<Vec<reqwest::
         );
         event.to_string()
     };
+    let evaluate_all = |of: &TestApp, questions: Value| {
+        of.request(Method::POST, "/access/v1/evaluations")
+            .json(&questions)
+    };
     Some(match (operation, status) {
         ("listAccessTokens", 200) => vec![
             get("/access-tokens?name=e&type=Personal&creatorId=&status=&pageIndex=&pageSize=100"),
@@ -454,6 +460,22 @@ fn requests(world: &World, operation: &str, status: u16) -> Option<Vec<reqwest::
             evaluate(app, question("member", "")),
         ],
         ("evaluate", 401) => vec![evaluate(strict, question("access_token", ""))],
+        ("evaluateAll", 200) => {
+            let mut several = question("access_token", &world.service);
+            several["evaluations"] =
+                json!([{}, { "subject": { "type": "nothing known", "id": "" } }, { "resource": 1 }]);
+            vec![
+                evaluate_all(app, several),
+                evaluate_all(app, question("access_token", &world.service)),
+            ]
+        }
+        ("evaluateAll", 400) => vec![
+            evaluate_all(app, json!({ "evaluations": 1 })),
+            evaluate_all(app, question("member", "")),
+        ],
+        ("evaluateAll", 401) => vec![evaluate_all(strict, question("access_token", ""))],
+        ("getAuthZenConfiguration", 200) => vec![open(CONFIGURATION)],
+        ("getAuthZenConfiguration", 404) => vec![strict.request(Method::GET, CONFIGURATION)],
         ("getLiveness", 200) => vec![open("/health/liveness")],
         ("getReadiness", 200) => vec![open("/health/readiness")],
         ("getReadiness", 503) => vec![world.frozen.request(Method::GET, "/health/readiness")],
