@@ -11,7 +11,7 @@ use chrono::{DateTime, Utc};
 use cqrs_es::Aggregate;
 
 use crate::access_token::{AccessToken, AccessTokenEvent, CreatorStanding, Token, TokenType};
-use crate::authorization::{Reason, unusable_because};
+use crate::authorization::{Credential, Reason, unusable_because};
 use crate::member::{Member, MemberEvent};
 use crate::policy::{Entry, Revocation, Statement};
 
@@ -93,7 +93,10 @@ impl AsOf {
     /// Why it could not be used at this time; none where it could. Addresses are not looked at.
     #[must_use]
     pub fn unusable_because(&self, now: DateTime<Utc>) -> Option<Reason> {
-        unusable_because(&self.token, &self.creator.standing(), now)
+        match Credential::of(&self.token) {
+            None => Some(Reason::UnknownToken),
+            Some(token) => unusable_because(&token, &self.creator.standing(), now),
+        }
     }
 
     /// Is its status Active at this time, as lists show it and `toggle` turns it? A blocked creator does not change that.

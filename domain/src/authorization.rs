@@ -1,6 +1,7 @@
 //! May this subject do this, here, now? The one function behind every decision, live or as of the past, with the reason
 //! that came first. Pure: the caller brings the token, the standing and the time.
 
+mod credential;
 #[cfg(test)]
 mod tests;
 
@@ -9,10 +10,13 @@ use std::net::IpAddr;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::access_token::{AccessToken, Status, Token, TokenType};
+pub use credential::Credential;
+use credential::State;
+
+use crate::access_token::TokenType;
 use crate::ids::OrganizationId;
 use crate::member::Standing;
-use crate::policy::{Decision, Permission, Statement};
+use crate::policy::{Effect, Granted, StatementId};
 use crate::secret::SecretDigest;
 
 /// Why a question was answered as it was: the first that applies, in this order. A closed list.
@@ -65,8 +69,8 @@ pub struct Question<'a> {
 pub struct Answer<'a> {
     /// Why.
     pub reason: Reason,
-    /// The statement that allowed or denied it, where one did.
-    pub statement: Option<&'a Statement>,
+    /// The id of the statement that allowed or denied it, where one did and has an id.
+    pub statement_id: Option<&'a StatementId>,
 }
 
 impl Answer<'_> {
@@ -81,37 +85,32 @@ impl From<Reason> for Answer<'_> {
     fn from(reason: Reason) -> Self {
         Self {
             reason,
-            statement: None,
+            statement_id: None,
         }
     }
 }
 
 /// May this token do it? `presented` is the secret it was found by, none where it was named by its id. `creator` is its
-/// creator's standing; only personal tokens depend on it.
+/// creator's standing; only personal tokens depend on it. Does not allocate.
 #[must_use]
 pub fn decide_for_token<'a>(
-    token: &'a AccessToken,
+    token: &'a Credential,
     presented: Option<&SecretDigest>,
     creator: &'a Standing,
     question: &Question<'_>,
 ) -> Answer<'a> {
-    match token {
-        AccessToken::Unknown => Reason::UnknownToken.into(),
-        // A secret that was rotated away is nobody's, as if it had never been issued.
-        AccessToken::Live(token) | AccessToken::Removed(token)
-            if presented.is_some_and(|digest| !token.secrets.accept(digest, question.now)) =>
-        {
-            Reason::UnknownToken.into()
-        }
-        AccessToken::Removed(_) => Reason::TokenRemoved.into(),
-        AccessToken::Live(token) => match usability(token, creator, question) {
-            Some(reason) => reason.into(),
-            None => permitted(token, creator, question),
-        },
+    // A secret that was rotated away is nobody's, as if it had never been issued.
+    if presented.is_some_and(|digest| !token.secrets.accept(digest, question.now)) {
+        return Reason::UnknownToken.into();
+    }
+    match unusable_because(token, creator, question.now) {
+        Some(reason) => reason.into(),
+        None if !is_address_allowed(token, question.address) => Reason::IpNotAllowed.into(),
+        None => permitted(token, creator, question),
     }
 }
 
-/// May this member do it, by its own permission?
+/// May this member do it, by its own permission? Does not allocate.
 #[must_use]
 pub fn decide_for_member<'a>(
     member: &'a Standing,
@@ -127,22 +126,11 @@ pub fn decide_for_member<'a>(
 /// Why a token can't be used by anybody, whatever is asked and wherever from; none where it can. The same for a decision
 /// and for an account of what a token could do at some time.
 #[must_use]
-pub fn unusable_because(token: &AccessToken, creator: &Standing, now: DateTime<Utc>) -> Option<Reason> {
-    match token {
-        AccessToken::Unknown => Some(Reason::UnknownToken),
-        AccessToken::Removed(_) => Some(Reason::TokenRemoved),
-        AccessToken::Live(token) => obstacle(token, creator, now),
+pub fn unusable_because(token: &Credential, creator: &Standing, now: DateTime<Utc>) -> Option<Reason> {
+    if token.state == State::Removed {
+        return Some(Reason::TokenRemoved);
     }
-}
-
-/// Why the token can't be used at all, whatever is asked.
-fn usability(token: &Token, creator: &Standing, question: &Question<'_>) -> Option<Reason> {
-    obstacle(token, creator, question.now)
-        .or_else(|| (!is_address_allowed(token, question.address)).then_some(Reason::IpNotAllowed))
-}
-
-fn obstacle(token: &Token, creator: &Standing, now: DateTime<Utc>) -> Option<Reason> {
-    if token.is_expired(now) {
+    if token.expires_at.is_some_and(|expires_at| expires_at <= now) {
         return Some(Reason::TokenExpired);
     }
     if token.token_type == TokenType::Personal {
@@ -153,7 +141,7 @@ fn obstacle(token: &Token, creator: &Standing, now: DateTime<Utc>) -> Option<Rea
             return Some(Reason::TokenInactive);
         }
     }
-    (token.status != Status::Active).then_some(Reason::TokenInactive)
+    (token.state != State::Active).then_some(Reason::TokenInactive)
 }
 
 fn membership(member: &Standing) -> Option<Reason> {
@@ -167,7 +155,7 @@ fn membership(member: &Standing) -> Option<Reason> {
 }
 
 /// An address that came as v6 but means v4 counts as v4.
-fn is_address_allowed(token: &Token, address: Option<IpAddr>) -> bool {
+fn is_address_allowed(token: &Credential, address: Option<IpAddr>) -> bool {
     token.allowed_ips.is_empty()
         || address.is_some_and(|address| {
             let address = address.to_canonical();
@@ -175,7 +163,7 @@ fn is_address_allowed(token: &Token, address: Option<IpAddr>) -> bool {
         })
 }
 
-fn permitted<'a>(token: &'a Token, creator: &'a Standing, question: &Question<'_>) -> Answer<'a> {
+fn permitted<'a>(token: &'a Credential, creator: &'a Standing, question: &Question<'_>) -> Answer<'a> {
     match token.token_type {
         TokenType::Service => by_permission(&token.permission, token.organization_id, question),
         TokenType::Personal => {
@@ -189,16 +177,16 @@ fn permitted<'a>(token: &'a Token, creator: &'a Standing, question: &Question<'_
 }
 
 /// A personal token without statements is not narrowed.
-fn is_in_scope(token: &Token, question: &Question<'_>) -> bool {
-    token.permission.entries().is_empty()
+fn is_in_scope(token: &Credential, question: &Question<'_>) -> bool {
+    token.permission.is_empty()
         || token
             .permission
             .decide(question.resource, question.action)
-            .is_allowed()
+            .is_some_and(|verdict| verdict.effect == Effect::Allow)
 }
 
 fn by_permission<'a>(
-    permission: &'a Permission,
+    permission: &'a Granted,
     organization_id: OrganizationId,
     question: &Question<'_>,
 ) -> Answer<'a> {
@@ -209,14 +197,13 @@ fn by_permission<'a>(
         return Reason::NoMatchingStatement.into();
     }
     match permission.decide(question.resource, question.action) {
-        Decision::Allowed(statement) => Answer {
-            reason: Reason::Allowed,
-            statement: Some(statement),
+        None => Reason::NoMatchingStatement.into(),
+        Some(verdict) => Answer {
+            reason: match verdict.effect {
+                Effect::Allow => Reason::Allowed,
+                Effect::Deny => Reason::DeniedByStatement,
+            },
+            statement_id: verdict.statement_id,
         },
-        Decision::Denied(statement) => Answer {
-            reason: Reason::DeniedByStatement,
-            statement: Some(statement),
-        },
-        Decision::NoMatch => Reason::NoMatchingStatement.into(),
     }
 }

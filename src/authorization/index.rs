@@ -1,25 +1,21 @@
-//! The authorization index: digest to token to member, in memory, complete. No time to live, no result cache, no
-//! read-through. Reading takes no lock; one task writes. A personal token points at its creator's entry, so one event
-//! changes all of a member's tokens at once.
+//! The authorization index: who may do what, answered from memory, complete. No time to live, no result cache, no
+//! read-through. Reading takes no lock and allocates nothing; one task writes. A personal token points at its creator's
+//! entry, so one event changes all of a member's tokens at once.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use cqrs_es::Aggregate;
-use domain::access_token::{AccessToken, AccessTokenEvent};
+use domain::access_token::TokenType;
 use domain::authorization::{Answer, Question, Reason, decide_for_member, decide_for_token};
 use domain::ids::{MemberId, OrganizationId, TokenId};
-use domain::member::{Member, MemberEvent, Standing};
-use domain::organization::OrganizationEvent;
+use domain::member::Member;
 use domain::secret::{Secret, SecretDigest};
-use papaya::HashMap;
-use projections::log::{Fact, RecordedEvent};
+use projections::log::RecordedEvent;
 use tokio::sync::watch;
 
 use super::Fence;
+use super::contents::{Contents, TokenEntry};
 
 /// Who a question is about.
 #[derive(Debug)]
@@ -36,43 +32,28 @@ pub enum Subject {
     Unknown,
 }
 
-/// Everything that decisions are made from.
+/// The token that a question was about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bearer {
+    /// Which.
+    pub token_id: TokenId,
+    /// Personal or service.
+    pub token_type: TokenType,
+    /// In which organization.
+    pub organization_id: OrganizationId,
+    /// The member who made it.
+    pub creator_id: MemberId,
+}
+
+/// What a node decides from, and whether it may.
 #[derive(Debug)]
 pub struct Index {
-    by_digest: HashMap<SecretDigest, Arc<TokenEntry>>,
-    by_id: HashMap<TokenId, Arc<TokenEntry>>,
-    members: HashMap<(OrganizationId, MemberId), Arc<MemberEntry>>,
-    position: watch::Sender<i64>,
+    /// Replaced as one where the node has to start over.
+    contents: ArcSwap<Contents>,
+    /// The same position as the contents', for those who wait.
+    reached: watch::Sender<i64>,
     /// Whether this node may vouch for what it knows.
     fence: Fence,
-}
-
-#[derive(Debug)]
-struct TokenEntry {
-    token: ArcSwap<AccessToken>,
-    creator: Arc<MemberEntry>,
-    organization_id: OrganizationId,
-}
-
-#[derive(Debug, Default)]
-struct MemberEntry {
-    /// The member, and the last sequence of its stream that it holds.
-    member: ArcSwap<(Arc<Member>, i64)>,
-    standing: ArcSwap<Standing>,
-    /// Its organization was removed, and it has not been added since.
-    ended: AtomicBool,
-}
-
-impl MemberEntry {
-    fn has_ended(&self) -> bool {
-        self.ended.load(Ordering::Relaxed)
-    }
-
-    fn changed(&self) {
-        let mut standing = self.member.load().0.standing();
-        standing.is_member &= !self.has_ended();
-        self.standing.store(Arc::new(standing));
-    }
 }
 
 impl Index {
@@ -80,10 +61,8 @@ impl Index {
     #[must_use]
     pub fn new(fence: Fence) -> Self {
         Self {
-            by_digest: HashMap::new(),
-            by_id: HashMap::new(),
-            members: HashMap::new(),
-            position: watch::Sender::new(0),
+            contents: ArcSwap::default(),
+            reached: watch::Sender::new(0),
             fence,
         }
     }
@@ -97,71 +76,70 @@ impl Index {
         at_least: i64,
         answer: impl FnOnce(i64, Answer<'_>) -> T,
     ) -> T {
+        self.decide_for_bearer(subject, question, at_least, |position, found, _| {
+            answer(position, found)
+        })
+    }
+
+    /// The same, with the token that was found, for whoever says whose request this is.
+    pub fn decide_for_bearer<T>(
+        &self,
+        subject: &Subject,
+        question: &Question<'_>,
+        at_least: i64,
+        answer: impl FnOnce(i64, Answer<'_>, Option<Bearer>) -> T,
+    ) -> T {
+        let contents = self.contents.load();
         // Before anything is looked up: what is found can only be newer.
-        let position = self.position();
+        let position = contents.position();
         if position < at_least {
-            return answer(position, Reason::StaleReplica.into());
+            return answer(position, Reason::StaleReplica.into(), None);
         }
+        let vouch = |found: Answer<'_>, bearer| self.vouch(position, found, bearer, answer);
         match subject {
             Subject::Secret(secret) => {
                 let digest = secret.digest();
-                let entry = self.by_digest.pin().get(&digest).cloned();
-                self.decide_for_entry(entry.as_deref(), Some(&digest), question, position, answer)
+                let by_digest = contents.by_digest.pin();
+                decide_for_entry(by_digest.get(&digest), Some(&digest), question, vouch)
             }
             Subject::Token(token_id) => {
-                let entry = self.by_id.pin().get(token_id).cloned();
-                self.decide_for_entry(entry.as_deref(), None, question, position, answer)
+                let by_id = contents.by_id.pin();
+                decide_for_entry(by_id.get(token_id), None, question, vouch)
             }
             Subject::Member(organization_id, member_id) => {
-                let standing = self.standing(*organization_id, *member_id);
-                let found = decide_for_member(&standing, *organization_id, question);
-                self.vouch(position, found, answer)
+                let members = contents.members.pin();
+                let Some(entry) = members.get(&(*organization_id, *member_id)) else {
+                    return vouch(Reason::CreatorNotAMember.into(), None);
+                };
+                let standing = entry.standing.load();
+                vouch(decide_for_member(&standing, *organization_id, question), None)
             }
-            Subject::NoMember => self.vouch(position, Reason::CreatorNotAMember.into(), answer),
-            Subject::Unknown => self.vouch(position, Reason::UnknownToken.into(), answer),
+            Subject::NoMember => vouch(Reason::CreatorNotAMember.into(), None),
+            Subject::Unknown => vouch(Reason::UnknownToken.into(), None),
         }
-    }
-
-    fn decide_for_entry<T>(
-        &self,
-        entry: Option<&TokenEntry>,
-        presented: Option<&SecretDigest>,
-        question: &Question<'_>,
-        position: i64,
-        answer: impl FnOnce(i64, Answer<'_>) -> T,
-    ) -> T {
-        let Some(entry) = entry else {
-            return self.vouch(position, Reason::UnknownToken.into(), answer);
-        };
-        let token = entry.token.load();
-        let creator = entry.creator.standing.load();
-        let found = decide_for_token(&token, presented, &creator, question);
-        self.vouch(position, found, answer)
     }
 
     /// The clock is read after the decision is made: a node that stood still in between does not vouch for it.
-    fn vouch<T>(&self, position: i64, found: Answer<'_>, answer: impl FnOnce(i64, Answer<'_>) -> T) -> T {
+    fn vouch<T>(
+        &self,
+        position: i64,
+        found: Answer<'_>,
+        bearer: Option<Bearer>,
+        answer: impl FnOnce(i64, Answer<'_>, Option<Bearer>) -> T,
+    ) -> T {
         if self.fence.is_open() {
-            answer(position, found)
+            answer(position, found, bearer)
         } else {
-            answer(position, Reason::StaleReplica.into())
-        }
-    }
-
-    /// What is known of a member; of somebody unknown, that it is no member.
-    #[must_use]
-    pub fn standing(&self, organization_id: OrganizationId, member_id: MemberId) -> Arc<Standing> {
-        match self.members.pin().get(&(organization_id, member_id)) {
-            Some(entry) => entry.standing.load_full(),
-            None => Arc::default(),
+            answer(position, Reason::StaleReplica.into(), None)
         }
     }
 
     /// The member itself, for the rules of management, and the last sequence of its stream that it holds.
     #[must_use]
     pub fn member(&self, organization_id: OrganizationId, member_id: MemberId) -> Option<(Arc<Member>, i64)> {
-        let pinned = self.members.pin();
-        let entry = pinned.get(&(organization_id, member_id))?;
+        let contents = self.contents.load();
+        let members = contents.members.pin();
+        let entry = members.get(&(organization_id, member_id))?;
         let is_member = entry.standing.load().is_member;
         is_member.then(|| {
             let (member, sequence) = &**entry.member.load();
@@ -172,12 +150,15 @@ impl Index {
     /// The last position applied.
     #[must_use]
     pub fn position(&self) -> i64 {
-        *self.position.borrow()
+        self.contents.load().position()
     }
 
     /// Waits until a position is applied; false where it was not in time.
     pub async fn reached(&self, position: i64, patience: Duration) -> bool {
-        let mut seen = self.position.subscribe();
+        if self.position() >= position {
+            return true;
+        }
+        let mut seen = self.reached.subscribe();
         let reached = seen.wait_for(|applied| *applied >= position);
         matches!(tokio::time::timeout(patience, reached).await, Ok(Ok(_)))
     }
@@ -188,145 +169,46 @@ impl Index {
         &self.fence
     }
 
-    /// Forgets everything, to be fed from the beginning of another log. Only the tailer calls this, behind a closed fence.
-    pub(super) fn clear(&self) {
-        self.by_digest.pin().clear();
-        self.by_id.pin().clear();
-        self.members.pin().clear();
-        self.position.send_replace(0);
+    /// How many secrets somebody may be found by.
+    #[cfg(test)]
+    pub(super) fn secrets(&self) -> usize {
+        self.contents.load().by_digest.len()
     }
 
     /// Takes the next events of the log. Only the tailer calls this, one stretch after the other.
-    ///
-    /// Until the whole stretch is taken the position stays behind, so an answer in between is at least as new as it says.
     pub(super) fn apply(&self, events: &[RecordedEvent]) {
-        // What a member may do is worked out once for a row of its events, not after each of them: a long history would be
-        // folded too often. But before anything else is taken, so that nothing overtakes it.
-        let mut changed = BTreeMap::new();
-        for event in events {
-            if !matches!(event.fact, Fact::Member(_)) {
-                work_out(&mut changed);
-            }
-            match &event.fact {
-                Fact::AccessToken(fact) => self.apply_to_token(event, fact),
-                Fact::Member(fact) => {
-                    changed.insert(fact.subject(), self.apply_to_member(event.sequence, fact));
-                }
-                Fact::Organization(OrganizationEvent::Removed { organization_id }) => {
-                    self.remove_organization(*organization_id);
-                }
-            }
-        }
-        work_out(&mut changed);
-        if let Some(last) = events.last() {
-            self.position.send_replace(last.position);
-        }
+        let contents = self.contents.load();
+        contents.apply(events);
+        self.reached.send_replace(contents.position());
     }
 
-    fn apply_to_token(&self, event: &RecordedEvent, fact: &AccessTokenEvent) {
-        if let AccessTokenEvent::Created(created) = fact {
-            let creator = self.member_entry(created.organization_id, created.creator_id);
-            let mut token = AccessToken::default();
-            token.apply(fact.clone());
-            let entry = Arc::new(TokenEntry {
-                // Made in the moment after its organization was removed: the reactor's word for it is on its way.
-                token: ArcSwap::from_pointee(if creator.has_ended() {
-                    removed(token)
-                } else {
-                    token
-                }),
-                creator,
-                organization_id: created.organization_id,
-            });
-            self.by_id.pin().insert(created.token_id, Arc::clone(&entry));
-            self.by_digest.pin().insert(created.digest, entry);
-            return;
-        }
-        let Ok(token_id) = event.aggregate_id.parse::<TokenId>() else {
-            return;
-        };
-        if let Some(entry) = self.by_id.pin().get(&token_id) {
-            let before = entry.token.load_full();
-            let mut token = AccessToken::clone(&before);
-            token.apply(fact.clone());
-            let after = Arc::new(token);
-            entry.token.store(Arc::clone(&after));
-            if matches!(fact, AccessTokenEvent::SecretRotated { .. }) {
-                self.find_by_other_secrets(entry, &before, &after);
-            }
-        }
-    }
-
-    /// The token already refuses the secrets that have ended; here they are forgotten.
-    fn find_by_other_secrets(&self, entry: &Arc<TokenEntry>, before: &AccessToken, after: &AccessToken) {
-        let by_digest = self.by_digest.pin();
-        let digests = |token: &AccessToken| -> Vec<SecretDigest> {
-            token
-                .live()
-                .map_or_else(Vec::new, |token| token.secrets.digests().collect())
-        };
-        let (before, after) = (digests(before), digests(after));
-        for digest in &after {
-            by_digest.insert(*digest, Arc::clone(entry));
-        }
-        for ended in before.iter().filter(|digest| !after.contains(digest)) {
-            by_digest.remove(ended);
-        }
-    }
-
-    fn apply_to_member(&self, sequence: i64, fact: &MemberEvent) -> Arc<MemberEntry> {
-        let (organization_id, member_id) = fact.subject();
-        let entry = self.member_entry(organization_id, member_id);
-        if matches!(fact, MemberEvent::Added { .. }) {
-            entry.ended.store(false, Ordering::Relaxed);
-        }
-        let mut member = Member::clone(&entry.member.load().0);
-        member.apply(fact.clone());
-        entry.member.store(Arc::new((Arc::new(member), sequence)));
-        entry
-    }
-
-    fn remove_organization(&self, organization_id: OrganizationId) {
-        for (_, entry) in self
-            .by_id
-            .pin()
-            .iter()
-            .filter(|(_, entry)| entry.organization_id == organization_id)
-        {
-            entry
-                .token
-                .store(Arc::new(removed(AccessToken::clone(&entry.token.load()))));
-        }
-        for ((_, _), entry) in self
-            .members
-            .pin()
-            .iter()
-            .filter(|((of, _), _)| *of == organization_id)
-        {
-            entry.ended.store(true, Ordering::Relaxed);
-            entry.changed();
-        }
-    }
-
-    fn member_entry(&self, organization_id: OrganizationId, member_id: MemberId) -> Arc<MemberEntry> {
-        Arc::clone(
-            self.members
-                .pin()
-                .get_or_insert_with((organization_id, member_id), Arc::default),
-        )
+    /// Holds this and nothing else from now on, at once. Only the tailer calls this, behind a closed fence.
+    pub(super) fn start_over(&self, contents: Contents) {
+        let position = contents.position();
+        self.contents.store(Arc::new(contents));
+        self.reached.send_replace(position);
     }
 }
 
-/// Works out what these members may do now, and forgets that they have changed.
-fn work_out(changed: &mut BTreeMap<(OrganizationId, MemberId), Arc<MemberEntry>>) {
-    for entry in std::mem::take(changed).into_values() {
-        entry.changed();
-    }
-}
-
-fn removed(token: AccessToken) -> AccessToken {
-    match token {
-        AccessToken::Live(token) => AccessToken::Removed(token),
-        AccessToken::Unknown | AccessToken::Removed(_) => token,
-    }
+fn decide_for_entry<T>(
+    entry: Option<&Arc<TokenEntry>>,
+    presented: Option<&SecretDigest>,
+    question: &Question<'_>,
+    vouch: impl FnOnce(Answer<'_>, Option<Bearer>) -> T,
+) -> T {
+    let Some(entry) = entry else {
+        return vouch(Reason::UnknownToken.into(), None);
+    };
+    let token = entry.credential.load();
+    let creator = entry.creator.standing.load();
+    let bearer = Bearer {
+        token_id: entry.id,
+        token_type: token.token_type(),
+        organization_id: entry.creator.organization_id,
+        creator_id: entry.creator.member_id,
+    };
+    vouch(
+        decide_for_token(&token, presented, &creator, question),
+        Some(bearer),
+    )
 }

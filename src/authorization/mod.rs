@@ -2,13 +2,17 @@
 //! lease keeps open, without which it denies. No database is asked when a question comes in. And the other side of the lease:
 //! whoever takes permission away waits until no node can decide without knowing it.
 
+mod contents;
 mod fence;
 mod index;
 mod leases;
 mod revocations;
+mod shared_rules;
 mod tailer;
+#[cfg(test)]
+mod tests;
 
 pub use fence::Fence;
-pub use index::{Index, Subject};
+pub use index::{Bearer, Index, Subject};
 pub use revocations::{Confirmation, NotConfirmed, Revocations};
 pub use tailer::{Read, Tailer};

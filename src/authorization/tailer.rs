@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::Index;
+use super::contents::Contents;
 use super::leases::{self, Head, Lease};
 use crate::clock::Clock;
 use crate::follow::{Calls, Follower};
@@ -246,7 +247,7 @@ impl Tailer {
     fn start_over(&mut self, head: &Head) -> StepError {
         let position = self.index.position();
         self.index.fence().close();
-        self.index.clear();
+        self.index.start_over(Contents::default());
         self.hash = None;
         self.said = 0;
         self.heeded = 0;

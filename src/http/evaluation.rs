@@ -8,6 +8,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use domain::authorization::{Answer, Question, Reason};
+use domain::policy::StatementId;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -37,7 +38,8 @@ struct ContextBody<'a> {
     reason: Reason,
     /// The id of the statement that allows or denies it, where one does and has an id.
     #[serde(skip_serializing_if = "Option::is_none")]
-    statement_id: Option<Cow<'a, str>>,
+    #[schema(value_type = Option<String>)]
+    statement_id: Option<Cow<'a, StatementId>>,
 }
 
 /// One for each question, in order, up to where the semantic stops.
@@ -181,13 +183,12 @@ fn invalid(message: &str) -> Response {
 
 impl<'a> EvaluationBody<'a> {
     fn new(position: i64, answer: &Answer<'a>) -> Self {
-        let statement_id = answer.statement.and_then(|statement| statement.id.as_deref());
         Self {
             decision: answer.is_allowed(),
             context: ContextBody {
                 position,
                 reason: answer.reason,
-                statement_id: statement_id.map(Cow::Borrowed),
+                statement_id: answer.statement_id.map(Cow::Borrowed),
             },
         }
     }

@@ -10,7 +10,8 @@ use crate::secret::SecretDigest;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Secrets {
     current: SecretDigest,
-    previous: Option<Previous>,
+    /// In a place of its own: few tokens have one.
+    previous: Option<Box<Previous>>,
 }
 
 /// The secret before the last rotation, which works on for a while.
@@ -45,7 +46,7 @@ impl Rotation {
 
 impl Secrets {
     /// Those of a token just issued.
-    pub(super) fn new(digest: SecretDigest) -> Self {
+    pub(crate) fn new(digest: SecretDigest) -> Self {
         Self {
             current: digest,
             previous: None,
@@ -53,12 +54,14 @@ impl Secrets {
     }
 
     /// Those after a rotation.
-    pub(super) fn rotated(&self, digest: SecretDigest, previous_until: Option<DateTime<Utc>>) -> Self {
+    pub(crate) fn rotated(&self, digest: SecretDigest, previous_until: Option<DateTime<Utc>>) -> Self {
         Self {
             current: digest,
-            previous: previous_until.map(|until| Previous {
-                digest: self.current,
-                until,
+            previous: previous_until.map(|until| {
+                Box::new(Previous {
+                    digest: self.current,
+                    until,
+                })
             }),
         }
     }

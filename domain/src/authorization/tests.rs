@@ -7,10 +7,10 @@ use super::Reason::{
     OutsideTokenScope, TokenExpired, TokenInactive, TokenRemoved, UnknownToken,
 };
 use super::*;
-use crate::access_token::{AccessTokenEvent, Created, DeactivationReason};
-use crate::policy::built_in;
+use crate::access_token::{AccessToken, AccessTokenEvent, Created, DeactivationReason};
+use crate::policy::{Permission, Statement, built_in};
 use crate::samples::{
-    DEV, FLAGS, PROD, PROD_FLAGS, allow, at, created, deny, organization, other_organization, token_id,
+    DEV, FLAGS, PROD, PROD_FLAGS, allow, at, created, deny, name, organization, other_organization, token_id,
 };
 
 /// What can be wrong at once, in the order of the contract. The last two exclude each other's statements, not each other.
@@ -72,12 +72,23 @@ fn address(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
+/// The reason alone, of a token that was issued.
+fn why(
+    token: &AccessToken,
+    presented: Option<&SecretDigest>,
+    creator: &Standing,
+    question: &Question<'_>,
+) -> Reason {
+    let token = Credential::of(token).expect("it was issued");
+    decide_for_token(&token, presented, creator, question).reason
+}
+
 fn member(statements: Vec<Statement>) -> Standing {
     Standing {
         is_member: true,
         is_blocked: false,
         membership_number: 1,
-        permission: Permission::from_statements(statements),
+        permission: Granted::new(Permission::from_statements(statements)),
     }
 }
 
@@ -167,15 +178,15 @@ fn all_flaws() -> Vec<Flaw> {
 
 /// Every set of flaws, so also each alone and none.
 ///
-/// Tried: with `usability` asking for the status before the membership, for the address before the status, and for the
-/// expiry last; with `membership` asking whether it is a member first.
+/// Tried: with `unusable_because` asking for the status before the membership, for the address before the status, and for
+/// the expiry last; with `membership` asking whether it is a member first.
 #[test]
 fn of_several_reasons_the_first_in_the_contracts_order_is_given_for_a_personal_token() {
     let mut ran = 0;
     for flaws in subsets(&all_flaws()) {
         let (token, creator) = flawed(TokenType::Personal, &flaws);
-        let answer = decide_for_token(&token, None, &creator, &question());
-        assert_eq!(answer.reason, first_of(&flaws, &FOR_PERSONAL), "{flaws:?}");
+        let reason = why(&token, None, &creator, &question());
+        assert_eq!(reason, first_of(&flaws, &FOR_PERSONAL), "{flaws:?}");
         ran += 1;
     }
     assert_eq!(ran, 1024);
@@ -187,17 +198,16 @@ fn of_several_reasons_the_first_is_given_for_a_service_token_and_its_creator_is_
     let mut ran = 0;
     for flaws in subsets(&all_flaws()) {
         let (token, creator) = flawed(TokenType::Service, &flaws);
-        let answer = decide_for_token(&token, None, &creator, &question());
-        assert_eq!(answer.reason, first_of(&flaws, &FOR_SERVICE), "{flaws:?}");
+        let reason = why(&token, None, &creator, &question());
+        assert_eq!(reason, first_of(&flaws, &FOR_SERVICE), "{flaws:?}");
         ran += 1;
     }
     assert_eq!(ran, 1024);
 }
 
 #[test]
-fn a_token_never_issued_is_unknown() {
-    let answer = decide_for_token(&AccessToken::Unknown, None, &Standing::default(), &question()).reason;
-    assert_eq!(answer, UnknownToken);
+fn a_token_never_issued_is_nothing_to_decide_about() {
+    assert_eq!(Credential::of(&AccessToken::Unknown), None);
 }
 
 #[test]
@@ -209,7 +219,7 @@ fn a_token_ends_at_the_instant_of_its_expiry() {
                 expires_at: Some(expires_at),
                 ..created(token_type, built_in::owner())
             });
-            assert_eq!(decide_for_token(&token, None, &owner, &question()).reason, reason);
+            assert_eq!(why(&token, None, &owner, &question()), reason);
         }
     }
 }
@@ -222,10 +232,7 @@ fn a_personal_token_is_usable_under_its_own_membership_only() {
             membership_number,
             ..member(built_in::owner())
         };
-        assert_eq!(
-            decide_for_token(&token, None, &creator, &question()).reason,
-            reason
-        );
+        assert_eq!(why(&token, None, &creator, &question()), reason);
     }
 }
 
@@ -243,7 +250,7 @@ fn from(allowed_ips: &[&str], address: Option<IpAddr>) -> Reason {
         address,
         ..question()
     };
-    decide_for_token(&token, None, &Standing::default(), &question).reason
+    why(&token, None, &Standing::default(), &question)
 }
 
 #[test]
@@ -303,12 +310,12 @@ fn a_resource_said_to_be_in_another_organization_matches_nothing_not_even_a_deny
         for (statements, expected) in [(built_in::owner(), everything), (denied(), nothing)] {
             let (standing, nobody) = (member(statements.clone()), Standing::default());
             let (personal, service) = (personal(vec![]), service(statements));
-            for answer in [
-                decide_for_token(&personal, None, &standing, &question),
-                decide_for_token(&service, None, &nobody, &question),
-                decide_for_member(&standing, organization(), &question),
+            for reason in [
+                why(&personal, None, &standing, &question),
+                why(&service, None, &nobody, &question),
+                decide_for_member(&standing, organization(), &question).reason,
             ] {
-                assert_eq!(answer.reason, expected, "{asked:?}");
+                assert_eq!(reason, expected, "{asked:?}");
             }
         }
     }
@@ -321,7 +328,7 @@ fn asked(token: &AccessToken, creator: &Standing, resource: &str) -> Reason {
         resource,
         ..question()
     };
-    decide_for_token(token, None, creator, &question).reason
+    why(token, None, creator, &question)
 }
 
 /// Tried: with `is_in_scope` always true.
@@ -372,9 +379,10 @@ fn the_answer_names_the_statement_of_the_creator_that_allowed_or_denied() {
             resource,
             ..question()
         };
+        let token = Credential::of(&token).expect("it was issued");
         let answer = decide_for_token(&token, None, &creator, &question);
-        let named = answer.statement.and_then(|statement| statement.id.as_deref());
-        assert_eq!(named, expected, "{resource}");
+        let named = answer.statement_id.map(ToString::to_string);
+        assert_eq!(named.as_deref(), expected, "{resource}");
         assert_eq!(answer.is_allowed(), expected == Some("a-1"), "{resource}");
     }
 }
@@ -476,8 +484,76 @@ fn a_secret_that_was_rotated_away_is_nobodys() {
             now: at(now),
             ..question()
         };
-        let why =
-            |token| decide_for_token(token, Some(&digest(secret)), &Standing::default(), &question).reason;
+        let why = |token| why(token, Some(&digest(secret)), &Standing::default(), &question);
         assert_eq!((why(&token), why(&removed)), (live, gone), "{secret} at {now}");
     }
+}
+
+/// What is kept for decisions, event by event, is what the token's whole stream comes to. Every life of up to four events
+/// after the first, of all there are.
+///
+/// Tried: without each of the lines of `Credential::apply` that change something, and without its look at removed tokens.
+#[test]
+fn a_credential_follows_its_token_through_every_life() {
+    let (token_id, organization_id) = (token_id(), organization());
+    let events = [
+        AccessTokenEvent::Renamed {
+            token_id,
+            organization_id,
+            name: name("other"),
+        },
+        AccessTokenEvent::DescriptionChanged {
+            token_id,
+            organization_id,
+            description: Some("words".to_owned()),
+        },
+        AccessTokenEvent::ExpiryChanged {
+            token_id,
+            organization_id,
+            expires_at: Some(at(1)),
+        },
+        AccessTokenEvent::AllowedIpsChanged {
+            token_id,
+            organization_id,
+            allowed_ips: vec!["10.0.0.0/8".parse().expect("a net")],
+        },
+        AccessTokenEvent::SecretRotated {
+            token_id,
+            organization_id,
+            previous_until: Some(at(9)),
+            digest: SecretDigest::from_bytes([8; 32]),
+            hint: String::new(),
+        },
+        AccessTokenEvent::Activated {
+            token_id,
+            organization_id,
+            membership_number: 2,
+        },
+        AccessTokenEvent::Deactivated {
+            token_id,
+            organization_id,
+            reason: DeactivationReason::ByMember,
+        },
+        AccessTokenEvent::Created(created(TokenType::Personal, vec![])),
+        removed(),
+    ];
+    let first = created(TokenType::Service, vec![allow("s", "ToggleFlag", FLAGS)]);
+    let mut lives = vec![(token(first.clone()), Credential::issued(&first))];
+    for _ in 0..4 {
+        lives = lives
+            .iter()
+            .flat_map(|(token, credential)| {
+                events.iter().map(|event| {
+                    let (mut token, mut credential) = (token.clone(), credential.clone());
+                    token.apply(event.clone());
+                    credential.apply(event);
+                    (token, credential)
+                })
+            })
+            .collect();
+        for (token, credential) in &lives {
+            assert_eq!(Credential::of(token).as_ref(), Some(credential), "{token:?}");
+        }
+    }
+    assert_eq!(lives.len(), events.len().pow(4));
 }

@@ -20,7 +20,7 @@ pub use event::{MemberEvent, Place};
 use permission::{Change, PermissionHistory};
 
 use crate::ids::{MemberId, OrganizationId};
-use crate::policy::{Entry, Permission, Revocation};
+use crate::policy::{Entry, Granted, Permission, Revocation};
 
 /// The state of one member's stream.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -42,7 +42,7 @@ pub struct Standing {
     /// Which membership this is.
     pub membership_number: u32,
     /// What it may do.
-    pub permission: Permission,
+    pub permission: Granted,
 }
 
 /// How the member's events are ordered: settled by the first of them.
@@ -126,7 +126,7 @@ impl Member {
             is_member: self.is_member(),
             is_blocked: self.is_blocked(),
             membership_number: self.membership_number(),
-            permission: self.permission(),
+            permission: Granted::new(self.permission()),
         }
     }
 

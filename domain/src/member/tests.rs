@@ -252,7 +252,7 @@ fn an_added_member_has_exactly_its_statements_under_number_one() {
             is_member: true,
             is_blocked: false,
             membership_number: 1,
-            permission: Permission::from_statements(vec![flags("a")]),
+            permission: Granted::new(Permission::from_statements(vec![flags("a")])),
         }
     );
 }

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::resource_text::ResourceText;
 use super::{Action, Effect, ResourcePattern, Statement};
 
 /// Takes an action away from every allow that was in force before it.
@@ -21,11 +22,15 @@ pub struct Revocation {
 impl Revocation {
     /// Whether this permission on this resource (raw text) is taken away.
     pub fn takes(&self, resource: &str, permission: &str) -> bool {
-        self.permission.matches(permission, resource)
+        self.takes_text(&ResourceText::new(resource), permission)
+    }
+
+    fn takes_text(&self, resource: &ResourceText<'_>, permission: &str) -> bool {
+        self.permission.matches(permission, resource.as_str())
             && self
                 .resources
                 .as_ref()
-                .is_none_or(|patterns| patterns.iter().any(|pattern| pattern.matches(resource)))
+                .is_none_or(|patterns| patterns.iter().any(|pattern| pattern.matches_text(resource)))
     }
 
     /// Whether this takes something from what an earlier statement allows. Never misses it; may also be true where only
@@ -101,6 +106,11 @@ impl Permission {
         &self.entries
     }
 
+    /// The same, taken out.
+    pub(super) fn into_entries(self) -> Vec<Entry> {
+        self.entries
+    }
+
     /// The statements alone, from the oldest to the newest.
     pub fn statements(&self) -> impl Iterator<Item = &Statement> {
         self.entries.iter().filter_map(|entry| match entry {
@@ -111,29 +121,37 @@ impl Permission {
 
     /// Decides about one permission on one resource, given as raw text. Does not allocate.
     pub fn decide(&self, resource: &str, permission: &str) -> Decision<'_> {
+        match self.deciding(resource, permission) {
+            Some((_, statement)) if statement.effect == Effect::Allow => Decision::Allowed(statement),
+            Some((_, statement)) => Decision::Denied(statement),
+            None => Decision::NoMatch,
+        }
+    }
+
+    /// The statement that decides, and its number among the entries.
+    pub(super) fn deciding(&self, resource: &str, permission: &str) -> Option<(usize, &Statement)> {
+        let resource = ResourceText::new(resource);
         let mut taken = false;
         let mut allowed = None;
         let mut denied = None;
         // From the newest to the oldest, so that a revocation is known before the allows it takes from; the last one
         // seen of each effect is the first of the list.
-        for entry in self.entries.iter().rev() {
+        for (number, entry) in self.entries.iter().enumerate().rev() {
             match entry {
-                Entry::Revocation(revocation) => taken = taken || revocation.takes(resource, permission),
-                Entry::Statement(statement) if statement.matches(resource, permission) => {
+                Entry::Revocation(revocation) => {
+                    taken = taken || revocation.takes_text(&resource, permission)
+                }
+                Entry::Statement(statement) if statement.matches_text(&resource, permission) => {
                     match statement.effect {
-                        Effect::Deny => denied = Some(statement),
+                        Effect::Deny => denied = Some((number, statement)),
                         Effect::Allow if taken => {}
-                        Effect::Allow => allowed = Some(statement),
+                        Effect::Allow => allowed = Some((number, statement)),
                     }
                 }
                 Entry::Statement(_) => {}
             }
         }
-        match (denied, allowed) {
-            (Some(statement), _) => Decision::Denied(statement),
-            (None, Some(statement)) => Decision::Allowed(statement),
-            (None, None) => Decision::NoMatch,
-        }
+        denied.or(allowed)
     }
 }
 

@@ -4,7 +4,7 @@
 //! ordinary character, which is what makes [`Glob::contains`] as short as it is.
 
 /// A glob inside one segment of a resource pattern, split once at its `*`.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Glob {
     text: Box<str>,
     /// Absent: there is no `*`, and the glob matches its own text.
@@ -12,7 +12,7 @@ pub(super) struct Glob {
 }
 
 /// What stands before the first `*`, between two of them, and after the last.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Debug)]
 struct Pieces {
     first: Box<str>,
     middle: Box<[Box<str>]>,

@@ -13,12 +13,15 @@ mod action;
 mod coverage;
 mod decision;
 mod glob;
+mod granted;
 mod pattern;
 mod resource_name;
+mod resource_text;
 mod statement;
 
 pub use action::Action;
 pub use decision::{Decision, Entry, Permission, Revocation};
+pub use granted::{Granted, Rules, StatementId, Verdict};
 pub use pattern::ResourcePattern;
 pub use resource_name::{InvalidResourceName, ResourceName, Segment};
 pub use statement::{Effect, Statement};

@@ -5,14 +5,16 @@
 //! [`overlaps`](ResourcePattern::overlaps)) errs on one known side each.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::glob::Glob;
+use super::resource_text::{ResourceText, SegmentText};
 
 /// Text such as `project/*:env/prod:flag/*;beta` that says which resource names are meant. Any text is a pattern; the
 /// empty one matches nothing. JSON: the text.
-#[derive(Clone, PartialEq, Eq, Hash, Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(from = "String")]
 pub struct ResourcePattern {
     text: String,
@@ -20,7 +22,7 @@ pub struct ResourcePattern {
     segments: Box<[SegmentPattern]>,
 }
 
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone)]
 struct SegmentPattern {
     path: Glob,
     /// Empty: tags are not looked at.
@@ -31,7 +33,10 @@ impl ResourcePattern {
     /// The pattern this text is.
     pub fn new(text: impl Into<String>) -> Self {
         let text = text.into();
-        let segments = segments(&text).map(SegmentPattern::new).collect();
+        let segments = ResourceText::new(&text)
+            .segments()
+            .map(SegmentPattern::new)
+            .collect();
         Self { text, segments }
     }
 
@@ -43,7 +48,11 @@ impl ResourcePattern {
     /// Whether the pattern matches a resource, given as raw text. Segment by segment; a pattern with fewer segments
     /// matches everything below, one with more does not match. An empty text matches and is matched by nothing.
     pub fn matches(&self, resource: &str) -> bool {
-        let mut names = segments(resource);
+        self.matches_text(&ResourceText::new(resource))
+    }
+
+    pub(super) fn matches_text(&self, resource: &ResourceText<'_>) -> bool {
+        let mut names = resource.segments();
         !self.is_empty()
             && self
                 .segments
@@ -82,25 +91,40 @@ impl ResourcePattern {
 }
 
 impl SegmentPattern {
-    fn new(segment: &str) -> Self {
-        let (path, tags) = path_and_tags(segment);
+    fn new(segment: SegmentText<'_>) -> Self {
         Self {
-            path: Glob::new(path),
-            tags: split_tags(tags).map(Glob::new).collect(),
+            path: Glob::new(segment.path),
+            tags: segment.tags().map(Glob::new).collect(),
         }
     }
 
-    fn matches(&self, segment: &str) -> bool {
-        let (path, tags) = path_and_tags(segment);
-        self.path.matches(path)
+    fn matches(&self, segment: SegmentText<'_>) -> bool {
+        self.path.matches(segment.path)
             && (self.tags.is_empty()
-                || split_tags(tags).any(|tag| self.tags.iter().any(|wanted| wanted.matches(tag))))
+                || segment
+                    .tags()
+                    .any(|tag| self.tags.iter().any(|wanted| wanted.matches(tag))))
     }
 
     fn contains(&self, other: &Self) -> bool {
         let tag_contained = |tag| self.tags.iter().any(|wanted: &Glob| wanted.contains(tag));
         self.path.contains(&other.path)
             && (self.tags.is_empty() || (!other.tags.is_empty() && other.tags.iter().all(tag_contained)))
+    }
+}
+
+/// The text says it all.
+impl PartialEq for ResourcePattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for ResourcePattern {}
+
+impl Hash for ResourcePattern {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.text.hash(state);
     }
 }
 
@@ -120,22 +144,6 @@ impl Serialize for ResourcePattern {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&self.text)
     }
-}
-
-/// What stands between the `:`; nothing in an empty text.
-fn segments(text: &str) -> impl Iterator<Item = &str> {
-    text.split(':').filter(|_| !text.is_empty())
-}
-
-/// What stands before the first `;`, and what stands behind it.
-fn path_and_tags(segment: &str) -> (&str, &str) {
-    segment.split_once(';').unwrap_or((segment, ""))
-}
-
-/// The tags of a segment: FeatBit looks at nothing behind a second `;`. An empty text holds none, `,` two that are empty.
-fn split_tags(tags: &str) -> impl Iterator<Item = &str> {
-    let (tags, _) = tags.split_once(';').unwrap_or((tags, ""));
-    tags.split(',').filter(|_| !tags.is_empty())
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::resource_text::ResourceText;
 use super::{Action, ResourcePattern};
 
 /// Whether a statement gives or forbids. JSON: `allow`, `deny`.
@@ -47,12 +48,19 @@ pub struct Statement {
 impl Statement {
     /// Whether the statement has a say about this permission on this resource (raw text).
     pub fn matches(&self, resource: &str, permission: &str) -> bool {
+        self.matches_text(&ResourceText::new(resource), permission)
+    }
+
+    pub(super) fn matches_text(&self, resource: &ResourceText<'_>, permission: &str) -> bool {
         self.is_about_everything()
             || (self
                 .actions
                 .iter()
-                .any(|action| action.matches(permission, resource))
-                && self.resources.iter().any(|pattern| pattern.matches(resource)))
+                .any(|action| action.matches(permission, resource.as_str()))
+                && self
+                    .resources
+                    .iter()
+                    .any(|pattern| pattern.matches_text(resource)))
     }
 
     /// Whether the resource type is `*`: every action on every resource, even on an empty name.

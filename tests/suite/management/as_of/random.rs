@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use cqrs_es::Aggregate;
 use domain::access_token::{AccessToken, AccessTokenEvent, CreatorStanding};
-use domain::authorization::{Question, Reason, decide_for_token};
+use domain::authorization::{Credential, Question, Reason, decide_for_token};
 use domain::ids::TokenId;
 use domain::member::{Member, MemberEvent};
 use domain::policy::{Decision, Effect, Entry, Permission, Revocation, Statement};

@@ -104,7 +104,8 @@ impl Log {
         }
         let mut standing = creator.standing();
         standing.is_member &= !ended;
-        let reason = decide_for_token(&token, None, &standing, &question(("", ""), time)).reason;
+        let credential = Credential::of(&token).expect("the token was created");
+        let reason = decide_for_token(&credential, None, &standing, &question(("", ""), time)).reason;
         let is_usable = matches!(
             reason,
             Reason::Allowed

@@ -1,0 +1,92 @@
+//! A resource as a decision meets it: raw text of any form, split once for all the patterns it is held against.
+
+/// Segments that are split in advance; FeatBit's names have at most three. Further ones are split as they are needed.
+const SEGMENTS: usize = 8;
+
+/// The raw text of a resource, split. Does not allocate.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ResourceText<'a> {
+    text: &'a str,
+    first: [SegmentText<'a>; SEGMENTS],
+    count: usize,
+    rest: Option<&'a str>,
+}
+
+/// What stands between two `:`.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct SegmentText<'a> {
+    /// What stands before the first `;`.
+    pub(super) path: &'a str,
+    tags: &'a str,
+}
+
+impl<'a> ResourceText<'a> {
+    pub(super) fn new(text: &'a str) -> Self {
+        let mut split = Self {
+            text,
+            first: [SegmentText::default(); SEGMENTS],
+            count: 0,
+            // An empty text has no segments.
+            rest: (!text.is_empty()).then_some(text),
+        };
+        for segment in &mut split.first {
+            let Some(rest) = split.rest else { break };
+            let (this, after) = match rest.split_once(':') {
+                Some((this, after)) => (this, Some(after)),
+                None => (rest, None),
+            };
+            *segment = SegmentText::new(this);
+            split.count = split.count.saturating_add(1);
+            split.rest = after;
+        }
+        split
+    }
+
+    /// The text as it came.
+    pub(super) fn as_str(&self) -> &'a str {
+        self.text
+    }
+
+    /// From the outermost to the innermost; none of an empty text.
+    pub(super) fn segments(&self) -> impl Iterator<Item = SegmentText<'a>> {
+        let rest = self.rest.into_iter().flat_map(|rest| rest.split(':'));
+        let first = self.first.iter().take(self.count).copied();
+        first.chain(rest.map(SegmentText::new))
+    }
+}
+
+impl<'a> SegmentText<'a> {
+    /// FeatBit looks at nothing behind a second `;`.
+    pub(super) fn new(text: &'a str) -> Self {
+        let (path, tags) = text.split_once(';').unwrap_or((text, ""));
+        let (tags, _) = tags.split_once(';').unwrap_or((tags, ""));
+        Self { path, tags }
+    }
+
+    /// An empty text holds none, `,` two that are empty.
+    pub(super) fn tags(&self) -> impl Iterator<Item = &'a str> {
+        self.tags.split(',').filter(|_| !self.tags.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Tried: without the rest, and with the rest from one segment further on.
+    #[test]
+    fn a_text_of_any_length_has_all_its_segments() {
+        for count in 0..=3 * SEGMENTS {
+            let expected: Vec<String> = (0..count).map(|number| format!("s/{number}")).collect();
+            let text = expected.join(":");
+            let found: Vec<&str> = ResourceText::new(&text).segments().map(|it| it.path).collect();
+            assert_eq!(found, expected);
+        }
+        let paths = |text: &'static str| -> Vec<&str> {
+            ResourceText::new(text).segments().map(|it| it.path).collect()
+        };
+        assert_eq!(paths(":"), ["", ""]);
+        assert_eq!(paths("a:"), ["a", ""]);
+        assert_eq!(paths(":::::::::"), [""; 10]);
+    }
+}

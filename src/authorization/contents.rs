@@ -1,0 +1,233 @@
+//! Everything that decisions are made from, up to one position of the log: secret and id to token, token to creator,
+//! organization to both. Many read, without a lock and while it is written; one task writes, by events in their order.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwap;
+use cqrs_es::Aggregate;
+use domain::access_token::{AccessTokenEvent, Created};
+use domain::authorization::Credential;
+use domain::ids::{MemberId, OrganizationId, TokenId};
+use domain::member::{Member, MemberEvent, Standing};
+use domain::organization::OrganizationEvent;
+use domain::secret::SecretDigest;
+use papaya::HashMap;
+use projections::log::{Fact, RecordedEvent};
+
+use super::shared_rules::SharedRules;
+
+/// What one stretch of the log, from its beginning, comes to.
+#[derive(Debug, Default)]
+pub(super) struct Contents {
+    pub(super) by_digest: HashMap<SecretDigest, Arc<TokenEntry>>,
+    pub(super) by_id: HashMap<TokenId, Arc<TokenEntry>>,
+    pub(super) members: HashMap<(OrganizationId, MemberId), Arc<MemberEntry>>,
+    organizations: HashMap<OrganizationId, Arc<OrganizationEntry>>,
+    position: AtomicI64,
+    /// Of the one who writes; nobody else locks it.
+    shared: Mutex<SharedRules>,
+}
+
+/// A token. It is found by its id and by its secrets; what changes of it changes in one place.
+#[derive(Debug)]
+pub(super) struct TokenEntry {
+    pub(super) id: TokenId,
+    pub(super) creator: Arc<MemberEntry>,
+    pub(super) credential: ArcSwap<Credential>,
+}
+
+/// A member, shared by all tokens it has made.
+#[derive(Debug)]
+pub(super) struct MemberEntry {
+    pub(super) organization_id: OrganizationId,
+    pub(super) member_id: MemberId,
+    /// The member, and the last sequence of its stream that it holds.
+    pub(super) member: ArcSwap<(Arc<Member>, i64)>,
+    pub(super) standing: ArcSwap<Standing>,
+    /// Its organization was removed, and it has not been added since.
+    ended: AtomicBool,
+}
+
+/// Who and what is in an organization. No decision looks at it.
+#[derive(Debug, Default)]
+struct OrganizationEntry {
+    /// In the order in which they were created: a place in it is the same on every node, for ever.
+    tokens: Mutex<Vec<Arc<TokenEntry>>>,
+    members: Mutex<Vec<Arc<MemberEntry>>>,
+}
+
+impl Contents {
+    /// The last position applied.
+    pub(super) fn position(&self) -> i64 {
+        self.position.load(Ordering::Acquire)
+    }
+
+    /// Takes the next events of the log, one stretch after the other.
+    ///
+    /// Until the whole stretch is taken the position stays behind, so an answer in between is at least as new as it says.
+    pub(super) fn apply(&self, events: &[RecordedEvent]) {
+        // What a member may do is worked out once for a row of its events, not after each of them: a long history would be
+        // folded too often. But before anything else is taken, so that nothing overtakes it.
+        let mut changed = BTreeMap::new();
+        for event in events {
+            if !matches!(event.fact, Fact::Member(_)) {
+                self.work_out(&mut changed);
+            }
+            match &event.fact {
+                Fact::AccessToken(AccessTokenEvent::Created(created)) => self.issue(created),
+                Fact::AccessToken(fact) => self.apply_to_token(event, fact),
+                Fact::Member(fact) => {
+                    changed.insert(fact.subject(), self.apply_to_member(event.sequence, fact));
+                }
+                Fact::Organization(OrganizationEvent::Removed { organization_id }) => {
+                    self.remove_organization(*organization_id);
+                }
+            }
+        }
+        self.work_out(&mut changed);
+        if let Some(last) = events.last() {
+            self.position.store(last.position, Ordering::Release);
+        }
+    }
+
+    fn issue(&self, created: &Created) {
+        let mut credential = Credential::issued(created);
+        self.shared().share(credential.permission_mut());
+        let creator = self.member_entry(created.organization_id, created.creator_id);
+        // Made in the moment after its organization was removed: the reactor's word for it is on its way.
+        if creator.has_ended() {
+            credential.remove();
+        }
+        let entry = Arc::new(TokenEntry {
+            id: created.token_id,
+            creator,
+            credential: ArcSwap::from_pointee(credential),
+        });
+        let organization = self.organization_entry(created.organization_id);
+        lock(&organization.tokens).push(Arc::clone(&entry));
+        self.by_id.pin().insert(created.token_id, Arc::clone(&entry));
+        self.by_digest.pin().insert(created.digest, entry);
+    }
+
+    fn apply_to_token(&self, event: &RecordedEvent, fact: &AccessTokenEvent) {
+        let Ok(token_id) = event.aggregate_id.parse::<TokenId>() else {
+            return;
+        };
+        let by_id = self.by_id.pin();
+        if let Some(entry) = by_id.get(&token_id) {
+            let (before, after) = entry.change(|credential| credential.apply(fact));
+            if matches!(fact, AccessTokenEvent::SecretRotated { .. }) {
+                self.find_by_other_secrets(entry, &before, &after);
+            }
+        }
+    }
+
+    /// The token already refuses the secrets that have ended; here they are forgotten.
+    fn find_by_other_secrets(&self, entry: &Arc<TokenEntry>, before: &Credential, after: &Credential) {
+        let by_digest = self.by_digest.pin();
+        for digest in after.digests() {
+            by_digest.insert(digest, Arc::clone(entry));
+        }
+        for ended in before
+            .digests()
+            .filter(|digest| after.digests().all(|kept| kept != *digest))
+        {
+            by_digest.remove(&ended);
+        }
+    }
+
+    fn apply_to_member(&self, sequence: i64, fact: &MemberEvent) -> Arc<MemberEntry> {
+        let (organization_id, member_id) = fact.subject();
+        let entry = self.member_entry(organization_id, member_id);
+        if matches!(fact, MemberEvent::Added { .. }) {
+            entry.ended.store(false, Ordering::Relaxed);
+        }
+        let mut member = Member::clone(&entry.member.load().0);
+        member.apply(fact.clone());
+        entry.member.store(Arc::new((Arc::new(member), sequence)));
+        entry
+    }
+
+    /// Works out what these members may do now, and forgets that they have changed.
+    fn work_out(&self, changed: &mut BTreeMap<(OrganizationId, MemberId), Arc<MemberEntry>>) {
+        for entry in std::mem::take(changed).into_values() {
+            entry.changed(&mut self.shared());
+        }
+    }
+
+    fn remove_organization(&self, organization_id: OrganizationId) {
+        let organization = self.organization_entry(organization_id);
+        for token in lock(&organization.tokens).iter() {
+            token.change(Credential::remove);
+        }
+        for member in lock(&organization.members).iter() {
+            member.ended.store(true, Ordering::Relaxed);
+            member.changed(&mut self.shared());
+        }
+    }
+
+    fn member_entry(&self, organization_id: OrganizationId, member_id: MemberId) -> Arc<MemberEntry> {
+        let members = self.members.pin();
+        if let Some(entry) = members.get(&(organization_id, member_id)) {
+            return Arc::clone(entry);
+        }
+        let entry = Arc::new(MemberEntry::new(organization_id, member_id));
+        lock(&self.organization_entry(organization_id).members).push(Arc::clone(&entry));
+        members.insert((organization_id, member_id), Arc::clone(&entry));
+        entry
+    }
+
+    fn organization_entry(&self, organization_id: OrganizationId) -> Arc<OrganizationEntry> {
+        Arc::clone(
+            self.organizations
+                .pin()
+                .get_or_insert_with(organization_id, Arc::default),
+        )
+    }
+
+    fn shared(&self) -> MutexGuard<'_, SharedRules> {
+        lock(&self.shared)
+    }
+}
+
+impl TokenEntry {
+    /// Only the writer calls this. Answers what the token was before, and what it is now.
+    fn change(&self, change: impl FnOnce(&mut Credential)) -> (Arc<Credential>, Arc<Credential>) {
+        let before = self.credential.load_full();
+        let mut after = Credential::clone(&before);
+        change(&mut after);
+        let after = Arc::new(after);
+        self.credential.store(Arc::clone(&after));
+        (before, after)
+    }
+}
+
+impl MemberEntry {
+    fn new(organization_id: OrganizationId, member_id: MemberId) -> Self {
+        Self {
+            organization_id,
+            member_id,
+            member: ArcSwap::default(),
+            standing: ArcSwap::default(),
+            ended: AtomicBool::new(false),
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
+    }
+
+    fn changed(&self, shared: &mut SharedRules) {
+        let mut standing = self.member.load().0.standing();
+        standing.is_member &= !self.has_ended();
+        shared.share(&mut standing.permission);
+        self.standing.store(Arc::new(standing));
+    }
+}
+
+/// What a panic has left half done is no worse than what any reader may see.
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
