@@ -2,8 +2,10 @@
 #![expect(
     clippy::expect_used,
     clippy::panic,
+    clippy::indexing_slicing,
     reason = "a test stops where a fact or a fixture is missing"
 )]
 
 mod conformance;
 mod fixtures;
+mod fuzzing;
