@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
+use crate::audit::{Signed, Signer};
 use crate::authorization::{Fence, Index, Revocations, Tailer};
 use crate::clock::Clock;
 use crate::commands::Commands;
@@ -202,6 +203,12 @@ impl App {
         tasks.spawn("reactor", |stop| reactor.run(news.follower(), stop));
         tasks.spawn("news", |stop| news.run(stop));
 
+        let (signed, all_signed) = watch::channel(Signed::default());
+        if let Some(signer) = config.signer {
+            let signer = Signer::new(log_pool.clone(), signer, signed);
+            tasks.spawn("signer", |stop| signer.run(stop));
+        }
+
         let (intake_state, intake) = watch::channel(IntakeState::Off);
         if let Some(intake_config) = config.intake {
             intake_state.send_replace(IntakeState::Connecting);
@@ -231,6 +238,7 @@ impl App {
             max_expiry_days: config.max_expiry_days,
             profiles: Profiles::default(),
             discovery: discovery(config.public_url, address),
+            signed: all_signed,
             vitals: Vitals {
                 appended: appender.head(),
                 read_models,

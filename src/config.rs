@@ -1,5 +1,6 @@
 //! Configuration of a node, read once from the environment. A bad or missing value is named, and nothing starts.
 
+mod audit;
 mod jwt;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,6 +10,7 @@ use std::time::Duration;
 use axum::http::{HeaderValue, Uri};
 use thiserror::Error;
 
+use crate::audit::SignerConfig;
 use crate::http::JwtVerifier;
 use crate::intake::IntakeConfig;
 
@@ -39,6 +41,8 @@ pub struct Config {
     pub max_expiry_days: u32,
     /// Tokens of an organization that are not removed.
     pub max_tokens: u32,
+    /// With what the log's checkpoints are signed; none: they are not.
+    pub signer: Option<SignerConfig>,
     /// Other origins whose pages may use the API.
     pub cors_origins: Vec<HeaderValue>,
 }
@@ -178,6 +182,7 @@ impl Config {
                 .iter()
                 .map(|text| origin(text))
                 .collect::<Result<_, _>>()?,
+            signer: audit::signer(environment)?,
             max_tokens: environment.parse("MAX_TOKENS_PER_ORGANIZATION", 2000)?,
         })
     }

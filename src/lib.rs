@@ -4,7 +4,7 @@
 //! Floors, from the ground; a file imports only from floors below its own:
 //!
 //! 1. the crates `domain` and `projections`; [`report`], [`clock`]
-//! 2. [`log`] (the write side), [`follow`] (who is woken by it), [`schema`]
+//! 2. [`audit`] (the log as evidence), [`log`] (the write side), [`follow`] (who is woken by it), [`schema`]
 //! 3. [`commands`] (the only writer), [`authorization`] (decisions from memory)
 //! 4. [`intake`], [`reactor`]
 //! 5. [`http`]
@@ -12,6 +12,7 @@
 //! 7. [`dev`], [`operator`] (the commands of who keeps the database), and `main`
 
 pub mod app;
+pub mod audit;
 pub mod authorization;
 pub mod clock;
 pub mod commands;

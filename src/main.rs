@@ -45,6 +45,11 @@ enum Command {
     Migrate,
     /// Rebuild read models from the log, beside the live ones, and switch to them (needs DATABASE_URL)
     Replay(operator::ReplayOptions),
+    /// Export the log, or verify that it is what it was (needs DATABASE_URL, or a file)
+    Audit {
+        #[command(subcommand)]
+        command: operator::AuditCommand,
+    },
     /// Print the OpenAPI 3.1 document, as GET /openapi.json answers it
     Openapi,
 }
@@ -90,6 +95,10 @@ async fn run(command: Command) -> Result<(), Box<dyn Error>> {
         Command::Replay(options) => {
             log_to_stderr("warn")?;
             Ok(operator::replay(&database_url(&Environment::of_process())?, &options).await?)
+        }
+        Command::Audit { command } => {
+            log_to_stderr("warn")?;
+            Ok(operator::audit(&Environment::of_process(), &command).await?)
         }
         Command::Openapi => {
             let document = featbit_tokens::http::document()?;

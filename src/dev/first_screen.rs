@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use super::audit::Audit;
 use super::demo::{self, DemoMember, Installation};
 use super::{DevOptions, EmbeddedPostgres, shown};
 use crate::app::App;
@@ -18,6 +19,7 @@ pub(super) struct Screen<'a> {
     pub(super) options: &'a DevOptions,
     pub(super) postgres: Option<&'a EmbeddedPostgres>,
     pub(super) database_url: &'a str,
+    pub(super) audit: Option<&'a Audit>,
     pub(super) kafka: &'a str,
     pub(super) kafka_is_embedded: bool,
     pub(super) topic: &'a str,
@@ -62,6 +64,13 @@ impl Screen<'_> {
             self.installation.intake_key,
             self.database_url,
         );
+        if let Some(audit) = self.audit {
+            text.push_str(&format!(
+                "export AUDIT_SIGNING_KEY_PATH='{}'\nexport AUDIT_CHECKPOINT_DIR='{}'\n",
+                audit.key.display(),
+                audit.checkpoints.display()
+            ));
+        }
         for member in &demo::members() {
             let name = member.role.to_uppercase();
             text.push_str(&format!(

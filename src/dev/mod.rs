@@ -2,6 +2,7 @@
 //! service itself, started in this order and stopped in the other; either store can be a real one instead. Never a mode of
 //! the service: what runs is `App`, configured as `serve` would be.
 
+mod audit;
 mod broker;
 mod demo;
 mod first_screen;
@@ -21,6 +22,7 @@ pub use postgres::{EmbeddedPostgres, StartPostgresError, StopPostgresError};
 use crate::app::{App, StartError, connect};
 use crate::config::{Config, ConfigError, Environment};
 use crate::intake::IntakeState;
+use audit::Audit;
 use demo::Installation;
 use first_screen::DevFile;
 
@@ -154,7 +156,13 @@ async fn run_service(
         None => demo::broker_name(&pool, &bootstrap).await?,
     };
 
-    let mut config = configuration(options, &database_url, &bootstrap, &installation)?;
+    // A database that is somebody else's has its checkpoints elsewhere.
+    let audit = postgres.map(|_| Audit::in_dir(&options.data_dir)).transpose();
+    let audit = audit.map_err(|source| DevError::DataDir {
+        path: options.data_dir.clone(),
+        source,
+    })?;
+    let mut config = configuration(options, &database_url, &bootstrap, &installation, audit.as_ref())?;
     if let Some(intake) = &mut config.intake {
         intake.cluster_id = cluster_id;
     }
@@ -168,6 +176,7 @@ async fn run_service(
             options,
             postgres,
             database_url: &database_url,
+            audit: audit.as_ref(),
             kafka: &bootstrap,
             kafka_is_embedded: broker.is_some(),
             topic: TOPIC,
@@ -197,8 +206,9 @@ fn configuration(
     database_url: &str,
     bootstrap: &str,
     installation: &Installation,
+    audit: Option<&Audit>,
 ) -> Result<Config, ConfigError> {
-    let environment = Environment::of_process().with([
+    let mut environment = Environment::of_process().with([
         ("DATABASE_URL", database_url.to_owned()),
         ("KAFKA_BOOTSTRAP_SERVERS", bootstrap.to_owned()),
         ("KAFKA_TOPIC", TOPIC.to_owned()),
@@ -210,6 +220,12 @@ fn configuration(
         ("JWT_ISSUER", demo::ISSUER.to_owned()),
         ("JWT_AUDIENCE", demo::AUDIENCE.to_owned()),
     ]);
+    if let Some(audit) = audit {
+        environment = environment.with([
+            ("AUDIT_SIGNING_KEY_PATH", audit.key.display().to_string()),
+            ("AUDIT_CHECKPOINT_DIR", audit.checkpoints.display().to_string()),
+        ]);
+    }
     Config::from_environment(&environment)
 }
 

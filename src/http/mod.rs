@@ -4,6 +4,7 @@ mod access_tokens;
 mod audit_logs;
 mod body;
 mod caller;
+mod checkpoints;
 mod client_address;
 mod confirming;
 mod discovery;
@@ -38,6 +39,7 @@ use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use domain::secret::Secret;
 use sqlx::PgPool;
+use tokio::sync::watch;
 use tower_http::cors::{AllowHeaders, Any, CorsLayer};
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -52,6 +54,7 @@ pub use openapi::document;
 use problem::Problem;
 pub use profiles::Profiles;
 
+use crate::audit::Signed;
 use crate::authorization::{Index, Revocations};
 use crate::clock::Clock;
 use crate::commands::Commands;
@@ -96,6 +99,8 @@ pub struct Parts {
     pub max_expiry_days: u32,
     /// How this node is.
     pub vitals: Vitals,
+    /// What was signed of the log.
+    pub signed: watch::Receiver<Signed>,
     /// Names and addresses of callers.
     pub profiles: Profiles,
     /// Where gateways find what answers their questions; none: it is not said.
@@ -141,6 +146,7 @@ fn enveloped() -> OpenApiRouter<Service> {
         .routes(routes!(history::of_token))
         .routes(routes!(permissions::of_token))
         .routes(routes!(audit_logs::list))
+        .routes(routes!(checkpoints::list))
         .routes(routes!(membership_events::take));
     OpenApiRouter::default()
         .nest("/api/v1", management)

@@ -11,6 +11,7 @@
 )]
 #![allow(missing_docs, unreachable_pub, reason = "tests are read, not called")]
 
+mod audit;
 mod command_line;
 mod crash;
 mod evaluation;

@@ -48,6 +48,7 @@ problems! {
         "after_is_invalid",
         PAGE_SIZE,
     ])]);
+    Checkpoints => query([]);
     Create => command([
         invalid([
             "name_is_required",

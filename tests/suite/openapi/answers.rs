@@ -389,6 +389,8 @@ fn requests(world: &World, operation: &str, status: u16) -> Option<Vec<reqwest::
             get("/audit-logs?actorId=x&refId=x&from=x&to=-1&after=x&pageSize=0"),
             late(get("/audit-logs")),
         ],
+        ("listCheckpoints", 200) => vec![get("/audit-logs/checkpoints")],
+        ("listCheckpoints", 400) => vec![late(get("/audit-logs/checkpoints"))],
         ("updateAccessToken", 200) => vec![
             put(&world.personal, json!({ "name": "personal", "permissions": [] })),
             put(

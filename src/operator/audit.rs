@@ -1,0 +1,269 @@
+//! `audit export` and `audit verify`: the log as evidence, in the database or in a file.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand, ValueEnum};
+use projections::log::head;
+use sqlx::PgPool;
+use thiserror::Error;
+
+use super::progress::{Progress, say};
+use crate::app::connect_for_operator;
+use crate::audit::{
+    Chain, Checkpoints, DirectoryError, ExportError, Fault, KeyError, Line, LineError, ReadError,
+    VerifyingKeys, export, read,
+};
+use crate::config::{ConfigError, Environment, database_url};
+
+/// Bytes of a line of an export; the largest event is a fraction of it.
+const MAX_LINE: u64 = 16 * 1024 * 1024;
+
+/// What to do with the log.
+#[derive(Clone, Debug, Subcommand)]
+pub enum AuditCommand {
+    /// Recompute the chain of hashes, and hold it against the signed checkpoints
+    Verify(VerifyOptions),
+    /// Write the log to standard output, one JSON object a line
+    Export {
+        /// The first position
+        #[arg(long, value_name = "POSITION", default_value_t = 1, value_parser = clap::value_parser!(i64).range(1..))]
+        from: i64,
+        /// The last position; the newest where none is given
+        #[arg(long, value_name = "POSITION", value_parser = clap::value_parser!(i64).range(1..))]
+        to: Option<i64>,
+        /// How
+        #[arg(long, default_value = "jsonl")]
+        format: Format,
+    },
+}
+
+/// How an export is written.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Format {
+    /// One JSON object a line
+    Jsonl,
+}
+
+/// What to verify, and against what.
+#[derive(Args, Clone, Debug)]
+pub struct VerifyOptions {
+    /// An export, in place of the database
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Where the export ends by intention; else it must reach the last signed checkpoint
+    #[arg(long, value_name = "POSITION", requires = "file")]
+    to: Option<i64>,
+    /// Where signed checkpoints are
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "AUDIT_CHECKPOINT_DIR",
+        hide_env_values = true
+    )]
+    checkpoints: Option<PathBuf>,
+    /// Whose signatures are believed: PEM files, the public key or the private one; may be given more than once
+    #[arg(
+        long = "key",
+        value_name = "FILE",
+        env = "AUDIT_SIGNING_KEY_PATH",
+        hide_env_values = true
+    )]
+    keys: Vec<PathBuf>,
+}
+
+/// Why the log could not be exported, or is not what it was.
+#[derive(Debug, Error)]
+pub enum AuditError {
+    /// A setting.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The database.
+    #[error("the database is out of reach")]
+    Database(#[from] sqlx::Error),
+    /// The export.
+    #[error(transparent)]
+    Export(#[from] ExportError),
+    /// A key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// There are checkpoints, and no key to check them with.
+    #[error(
+        "the checkpoints' signatures can't be checked without a key: name it by --key or AUDIT_SIGNING_KEY_PATH"
+    )]
+    NoKey,
+    /// The checkpoints.
+    #[error(transparent)]
+    Checkpoints(#[from] DirectoryError),
+    /// The file.
+    #[error("{path} can't be read")]
+    File {
+        /// Which.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// There is nothing in it.
+    #[error("{0} holds no events")]
+    Empty(String),
+    /// A line of the file.
+    #[error(transparent)]
+    Line(#[from] LineError),
+    /// The log is not what it was.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+}
+
+/// Carries the command out.
+///
+/// # Errors
+/// [`AuditError`]
+pub async fn audit(environment: &Environment, command: &AuditCommand) -> Result<(), AuditError> {
+    match command {
+        AuditCommand::Export {
+            from,
+            to,
+            format: Format::Jsonl,
+        } => {
+            let pool = connect_for_operator(&database_url(environment)?).await?;
+            let last = head(&mut *pool.acquire().await?).await?;
+            let mut output = BufWriter::new(io::stdout().lock());
+            export(&pool, *from, to.map_or(last, |to| to.min(last)), &mut output).await?;
+            Ok(output.flush().map_err(ExportError::Output)?)
+        }
+        AuditCommand::Verify(options) => {
+            let checkpoints = checkpoints(options)?;
+            let (first, chain) = match &options.file {
+                None => {
+                    let pool = connect_for_operator(&database_url(environment)?).await?;
+                    (1, verify_log(&pool, checkpoints.as_ref()).await?)
+                }
+                Some(path) => verify_file(path, options.to, checkpoints.as_ref())?,
+            };
+            say(&format!(
+                "positions {first} to {}: the chain of hashes holds, its last is {}",
+                chain.position(),
+                hex::encode(chain.hash())
+            ));
+            match checkpoints {
+                None => say("not held against signed checkpoints: AUDIT_CHECKPOINT_DIR is not set"),
+                Some(checkpoints) => say(&format!(
+                    "held against {} signed checkpoints, the last at position {}",
+                    checkpoints.len(),
+                    checkpoints.last_position()
+                )),
+            }
+            Ok(())
+        }
+    }
+}
+
+/// What the log is to be held against; none where nothing was signed.
+fn checkpoints(options: &VerifyOptions) -> Result<Option<Checkpoints>, AuditError> {
+    let Some(directory) = &options.checkpoints else {
+        return Ok(None);
+    };
+    if options.keys.is_empty() {
+        return Err(AuditError::NoKey);
+    }
+    let keys = VerifyingKeys::read(options.keys.iter().map(PathBuf::as_path))?;
+    Ok(Some(Checkpoints::read(directory, &keys)?))
+}
+
+async fn verify_log(pool: &PgPool, checkpoints: Option<&Checkpoints>) -> Result<Chain, AuditError> {
+    // Before the log's end is looked at: nobody can have followed it further than that.
+    let followed: Option<(String, i64)> = sqlx::query_as(
+        "select follower, position from (
+             select 'read model ' || name as follower, position from read_models
+             union all select 'the ' || name, position from checkpoints) followers
+         order by position desc limit 1",
+    )
+    .fetch_optional(pool)
+    .await?;
+    let (first, last): (Option<i64>, Option<i64>) =
+        sqlx::query_as("select min(position), max(position) from events")
+            .fetch_one(pool)
+            .await?;
+    if let Some(position) = first.filter(|first| *first < 1) {
+        return Err(Fault::Doubled(position).into());
+    }
+    let last = last.unwrap_or(0);
+    let mut chain = Chain::default();
+    let mut progress = Progress::new("audit verify", 0, last);
+    let followed_to_end = read(pool, 0, last, |link, organization_id| {
+        chain.follow(link)?;
+        link.is_filed_under(organization_id)?;
+        if let Some(checkpoints) = checkpoints {
+            checkpoints.hold(&chain)?;
+        }
+        progress.at(link.position, last);
+        Ok(ControlFlow::Continue(()))
+    });
+    followed_to_end.await.map_err(|error| match error {
+        ReadError::Database(error) => AuditError::Database(error),
+        ReadError::Taken(fault) => AuditError::Fault(fault),
+    })?;
+    progress.finish(chain.position());
+    if let Some(checkpoints) = checkpoints {
+        checkpoints.hold_end(&chain, i64::MAX)?;
+    }
+    match followed {
+        Some((follower, followed)) if followed > chain.position() => Err(Fault::Behind {
+            from: chain.position().saturating_add(1),
+            follower,
+            followed,
+        }
+        .into()),
+        _ => Ok(chain),
+    }
+}
+
+/// The first position in the file, and the chain to its last.
+fn verify_file(
+    path: &Path,
+    to: Option<i64>,
+    checkpoints: Option<&Checkpoints>,
+) -> Result<(i64, Chain), AuditError> {
+    let unreadable = |source| AuditError::File {
+        path: path.display().to_string(),
+        source,
+    };
+    let mut input = BufReader::new(File::open(path).map_err(unreadable)?);
+    let mut text = String::new();
+    let mut followed: Option<(i64, Chain)> = None;
+    loop {
+        text.clear();
+        input
+            .by_ref()
+            .take(MAX_LINE)
+            .read_line(&mut text)
+            .map_err(unreadable)?;
+        if text.is_empty() {
+            break;
+        }
+        let expected = followed.map_or(1, |(_, chain)| chain.position().saturating_add(1));
+        let line = Line::parse(text.strip_suffix('\n').unwrap_or(&text), expected)?;
+        let (first, mut chain) = followed.unwrap_or_else(|| {
+            let before = line.chain_before();
+            (before.position().saturating_add(1), before)
+        });
+        if let Some(checkpoints) = checkpoints {
+            checkpoints.hold(&chain)?;
+        }
+        line.follow(&mut chain)?;
+        if let Some(checkpoints) = checkpoints {
+            checkpoints.hold(&chain)?;
+        }
+        followed = Some((first, chain));
+    }
+    let (first, chain) = followed.ok_or_else(|| AuditError::Empty(path.display().to_string()))?;
+    if let Some(checkpoints) = checkpoints {
+        checkpoints.hold_end(&chain, to.unwrap_or(i64::MAX))?;
+    }
+    match to {
+        Some(to) if to > chain.position() => Err(Fault::Missing(chain.position().saturating_add(1)).into()),
+        _ => Ok((first, chain)),
+    }
+}
