@@ -28,8 +28,6 @@ pub(super) struct Head {
     pub position: i64,
     /// The database's time.
     pub time: DateTime<Utc>,
-    /// The database only follows another one, whose end it may not know.
-    pub in_recovery: bool,
     /// Which log this is.
     pub epoch: Uuid,
     /// The hash of the event that was asked for; none: there is no such event.
@@ -39,6 +37,7 @@ pub(super) struct Head {
 /// Says that this node goes on deciding, and how far it has come; committed when this returns. Where somebody has deleted the
 /// lease the node starts over: whoever revokes from now on waits for it. False where nothing was said: the event that the
 /// node has applied last is not the one with this hash, so that its position means nothing here; or a later renewal is there.
+/// A standby, which may not know the end of the log, refuses to write: whoever has renewed by a connection is on the primary.
 ///
 /// The node counts the beat itself, so that none ever comes twice: who has seen one stand still may not take a later lease
 /// for that one.
@@ -76,7 +75,7 @@ pub(super) async fn head(connection: &mut PgConnection, hash_at: i64) -> Result<
     let row = sqlx::query(
         "select coalesce((select position from events order by position desc limit 1), 0) as position,
                 (select hash from events where position = $1) as hash,
-                (select epoch from log_epoch) as epoch, pg_is_in_recovery() as in_recovery, clock_timestamp() as time",
+                (select epoch from log_epoch) as epoch, clock_timestamp() as time",
     )
     .bind(hash_at)
     .fetch_one(connection)
@@ -84,7 +83,6 @@ pub(super) async fn head(connection: &mut PgConnection, hash_at: i64) -> Result<
     Ok(Head {
         position: row.try_get("position")?,
         time: row.try_get("time")?,
-        in_recovery: row.try_get("in_recovery")?,
         epoch: row.try_get("epoch")?,
         hash: row.try_get("hash")?,
     })

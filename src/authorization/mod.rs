@@ -15,4 +15,4 @@ mod tests;
 pub use fence::Fence;
 pub use index::{Bearer, Index, Subject};
 pub use revocations::{Confirmation, NotConfirmed, Revocations};
-pub use tailer::{Read, Tailer};
+pub use tailer::{Read, StepError, Tailer};

@@ -95,14 +95,12 @@ impl Revocations {
                             false
                         }
                         State::Gone => false,
-                        State::Behind(lease) => {
-                            let lapses_after = lapse(first.lease.max_staleness);
-                            if lease.beat == first.lease.beat && now >= first.at.saturating_add(lapses_after)
-                            {
-                                gone.push(first.lease);
-                            }
-                            now < since.saturating_add(lapses_after)
+                        State::Behind(lease) if lease.beat == first.lease.beat => {
+                            let is_gone = now >= first.at.saturating_add(lapse(&lease));
+                            gone.extend(is_gone.then_some(lease));
+                            !is_gone
                         }
+                        State::Behind(lease) => now < since.saturating_add(lapse(&lease)),
                     });
                     self.forget(&gone).await;
                     if waiting.is_empty() {
@@ -193,6 +191,6 @@ fn first_seen(seen: &Seen) -> HashMap<Uuid, FirstSeen> {
 }
 
 /// After how long a lease has run out by anybody's clock: two clocks may run at rates that differ by a twentieth.
-fn lapse(max_staleness: Duration) -> Duration {
-    max_staleness.saturating_add(max_staleness / 20)
+fn lapse(lease: &Lease) -> Duration {
+    lease.max_staleness.saturating_add(lease.max_staleness / 20)
 }

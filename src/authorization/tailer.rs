@@ -73,9 +73,6 @@ pub enum StepError {
     /// The lease.
     #[error("the lease can't be renewed")]
     Lease(#[from] sqlx::Error),
-    /// The database only follows another one.
-    #[error("the database is a standby: what it knows may be old")]
-    InRecovery,
     /// Another log than before stands behind this node.
     #[error(
         "this is not the log that was followed up to position {position}: it is read again from the beginning"
@@ -190,10 +187,6 @@ impl Tailer {
         let is_renewed = leases::renew(&mut connection, &lease, self.hash.as_deref()).await?;
         let asked = boot.since_boot();
         let head = leases::head(&mut connection, applied).await?;
-        if head.in_recovery {
-            self.index.fence().close();
-            return Err(StepError::InRecovery);
-        }
         if !self.is_same_log(&head, applied) {
             return Err(self.start_over(&head));
         }

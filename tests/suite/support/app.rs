@@ -295,6 +295,15 @@ impl Actor {
         }
     }
 
+    /// The same request to another node.
+    pub fn at(&self, port: u16, method: Method, path: &str) -> reqwest::RequestBuilder {
+        Self {
+            url: format!("http://127.0.0.1:{port}"),
+            ..self.clone()
+        }
+        .request(method, path)
+    }
+
     pub async fn get(&self, path: &str) -> Answer {
         Answer::of(self.request(Method::GET, path)).await
     }

@@ -31,9 +31,34 @@ impl Process {
     }
 }
 
+impl Process {
+    /// Stands still, whatever it was doing, until it is resumed.
+    pub fn pause(&self) {
+        self.signal("-STOP");
+    }
+
+    pub fn resume(&self) {
+        self.signal("-CONT");
+    }
+
+    /// As an operator stops it; ends when it has.
+    pub fn stop(mut self) {
+        self.signal("-TERM");
+        assert!(self.0.wait().expect("its end").success());
+    }
+
+    fn signal(&self, signal: &str) {
+        let sent = Command::new("kill")
+            .args([signal, &self.0.id().to_string()])
+            .status();
+        assert!(sent.expect("kill").success());
+    }
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
-        self.0.kill().expect("kill -9");
+        // One that was stopped has ended already.
+        self.0.kill().ok();
         self.0.wait().expect("its end");
     }
 }

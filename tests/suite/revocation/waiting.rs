@@ -1,0 +1,279 @@
+//! Whoever takes something away waits until no node decides without knowing it.
+
+use reqwest::Method;
+
+use super::*;
+use crate::support::Answer;
+
+/// How long a lost node is waited for, at least: 1.05 times the default of `MAX_STALENESS_MS`.
+const LAPSE_MS: u64 = 1050;
+
+async fn deactivate(app: &TestApp, id: &str, query: &str) -> Answer {
+    let path = format!("/access-tokens/{id}/deactivate{query}");
+    app.developer().put(&path, json!({})).await
+}
+
+fn nodes(answer: &Answer) -> &str {
+    answer.header("x-confirmed-nodes")
+}
+
+fn took(answer: &Answer) -> u64 {
+    answer.header("x-confirmed-in-ms").parse().unwrap()
+}
+
+/// Tried: `Service::confirm` answering without waiting; of a hundred rounds some find a node that still accepts the token.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_stopped_is_accepted_by_no_node_from_the_answer_on() {
+    let app = TestApp::start().await;
+    let (one, other) = (Node::start(&app, &[]).await, Node::start(&app, &[]).await);
+    for round in 0..100 {
+        let (id, secret) = app.developer().personal_token(&round.to_string()).await;
+        for node in [&one, &other] {
+            eventually("the node knows the token", async || {
+                (node.ask(&secret).await == "allowed").then_some(())
+            })
+            .await;
+        }
+        let answer = deactivate(&app, &id, "").await;
+        assert_eq!((answer.status, nodes(&answer)), (200, "3"), "{}", answer.text);
+        let (here, there) = tokio::join!(one.ask(&secret), other.ask(&secret));
+        assert_eq!(
+            (here.as_str(), there.as_str()),
+            ("token_inactive", "token_inactive"),
+            "{round}"
+        );
+    }
+}
+
+/// Tried: `now < since + lapse` in `confirm` made false at once: answered in some milliseconds, and the resumed node accepts
+/// the token. And `Fence::is_open` always true: answered in time, and the resumed node accepts it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_stands_still_is_waited_for_until_it_can_decide_no_more() {
+    let app = TestApp::start().await;
+    let (id, secret) = app.developer().personal_token("ci").await;
+    let node = Node::start(&app, &[]).await;
+    assert_eq!(node.ask(&secret).await, "allowed");
+
+    node.process.pause();
+    let answer = deactivate(&app, &id, "").await;
+    assert_eq!((answer.status, nodes(&answer)), (200, "1"), "{}", answer.text);
+    assert!(took(&answer) >= LAPSE_MS, "{} ms", took(&answer));
+    let asked = async { node.ask(&secret).await };
+    let resumed = async {
+        // The question lies in the socket by then.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        node.process.resume();
+    };
+    let (reason, ()) = tokio::join!(asked, resumed);
+    assert_ne!(reason, "allowed");
+    eventually("the node knows", async || {
+        (node.ask(&secret).await == "token_inactive").then_some(())
+    })
+    .await;
+}
+
+/// Tried: `forget` doing nothing; and a beat counted by `lease.beat + 1` in the row: it starts again after the deletion.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_node_is_waited_for_once_and_its_lease_never_comes_back_as_it_was() {
+    let app = TestApp::start().await;
+    let (id, secret) = app.developer().personal_token("ci").await;
+    let node = Node::start(&app, &[]).await;
+    node.process.pause();
+    let beat = "select max(beat) from leases where node_id <> $1";
+    let ours: uuid::Uuid = eventually("this node goes on", async || {
+        let of_all = "select node_id, beat from leases";
+        let before: Vec<(uuid::Uuid, i64)> = sqlx::query_as(of_all)
+            .fetch_all(&app.database.pool)
+            .await
+            .unwrap();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let after: Vec<(uuid::Uuid, i64)> = sqlx::query_as(of_all)
+            .fetch_all(&app.database.pool)
+            .await
+            .unwrap();
+        after
+            .iter()
+            .find(|lease| !before.contains(lease))
+            .map(|(node_id, _)| *node_id)
+    })
+    .await;
+    let seen: i64 = sqlx::query_scalar(beat)
+        .bind(ours)
+        .fetch_one(&app.database.pool)
+        .await
+        .unwrap();
+    deactivate(&app, &id, "").await;
+    assert_eq!(leases(&app).await, 1, "the lost one's is deleted");
+
+    node.process.resume();
+    eventually("the node is back", async || {
+        (node.ask(&secret).await == "token_inactive" && leases(&app).await == 2).then_some(())
+    })
+    .await;
+    let later: i64 = sqlx::query_scalar(beat)
+        .bind(ours)
+        .fetch_one(&app.database.pool)
+        .await
+        .unwrap();
+    assert!(later > seen, "{later} after {seen}");
+}
+
+/// Tried: `asked > since + PATIENCE` never true: it waits a minute.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_can_not_be_waited_for_is_reported_and_what_was_done_stands() {
+    let app = TestApp::start().await;
+    let (id, secret) = app.developer().personal_token("ci").await;
+    let node = Node::start(&app, &[("MAX_STALENESS_MS", "60000")]).await;
+    node.process.pause();
+    let answer = deactivate(&app, &id, "").await;
+    assert_eq!(
+        (answer.status, answer.code()),
+        (503, "ServiceUnavailable"),
+        "{}",
+        answer.text
+    );
+    assert_eq!(answer.header("retry-after"), "1");
+    let position: i64 = answer.header("x-log-position").parse().unwrap();
+    assert_eq!(
+        app.ask(&secret, "ToggleFlag", FLAG).await["context"]["reason"],
+        "token_inactive"
+    );
+    assert_eq!(deactivate(&app, &id, "").await.status, 503, "it waits again");
+
+    node.process.resume();
+    let answer = deactivate(&app, &id, "").await;
+    assert_eq!((answer.status, nodes(&answer)), (200, "2"), "{}", answer.text);
+    assert_eq!(answer.header("x-log-position"), position.to_string());
+    assert_eq!(node.ask(&secret).await, "token_inactive");
+}
+
+/// A first attempt may have been answered to nobody. Tried: `Gives` as the effect of a command that finds nothing to do.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_that_finds_nothing_to_do_waits_as_well() {
+    let app = TestApp::start().await;
+    let owner = app.developer();
+    let (stopped, _) = owner.personal_token("stopped").await;
+    let (removed, _) = owner.personal_token("removed").await;
+    let (narrowed, _) = owner.personal_token("narrowed").await;
+    let update = json!({ "name": "narrowed", "allowedIps": ["10.0.0.0/8"] });
+    let stop = format!("/access-tokens/{stopped}/deactivate");
+    let narrow = format!("/access-tokens/{narrowed}");
+    let node = Node::start(&app, &[("MAX_STALENESS_MS", "2000")]).await;
+    let paused = async |retry: reqwest::RequestBuilder, first: reqwest::RequestBuilder| {
+        node.process.pause();
+        let first = Answer::of(first).await;
+        assert_eq!((first.status, nodes(&first)), (200, ""), "{}", first.text);
+        let again = Answer::of(retry).await;
+        assert_eq!((again.status, nodes(&again)), (200, "1"), "{}", again.text);
+        assert!(took(&again) >= 2100, "{} ms", took(&again));
+        node.process.resume();
+        eventually("the node is back", async || {
+            (node.is_ready().await && leases(&app).await == 2).then_some(())
+        })
+        .await;
+    };
+    let put = |path: &str, body: Value| owner.request(Method::PUT, path).json(&body);
+    paused(
+        put(&stop, json!({})),
+        put(&format!("{stop}?wait=none"), json!({})),
+    )
+    .await;
+    let remove = format!("/access-tokens/{removed}");
+    paused(
+        owner.request(Method::DELETE, &remove),
+        owner.request(Method::DELETE, &format!("{remove}?wait=none")),
+    )
+    .await;
+    paused(
+        put(&narrow, update.clone()),
+        put(&format!("{narrow}?wait=none"), update),
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_can_take_something_away_waits_and_nothing_else_does() {
+    let app = TestApp::start().await;
+    let owner = app.developer();
+    let (id, _) = owner.personal_token("ci").await;
+    let token = format!("/access-tokens/{id}");
+    let put = |path: &str, body: Value| owner.request(Method::PUT, &format!("{token}{path}")).json(&body);
+    let post = |path: &str, body: Value| owner.request(Method::POST, path).json(&body);
+    let tomorrow = chrono::Utc::now() + chrono::TimeDelta::days(1);
+    let in_turn = [
+        ("renamed", put("", json!({ "name": "other" })), ""),
+        (
+            "described",
+            put("", json!({ "name": "other", "description": "x" })),
+            "",
+        ),
+        (
+            "an expiry",
+            put("", json!({ "name": "other", "expiresAt": tomorrow })),
+            "1",
+        ),
+        (
+            "no expiry",
+            put("", json!({ "name": "other", "expiresAt": null })),
+            "",
+        ),
+        (
+            "addresses",
+            put("", json!({ "name": "other", "allowedIps": ["::1"] })),
+            "1",
+        ),
+        (
+            "no addresses",
+            put("", json!({ "name": "other", "allowedIps": null })),
+            "",
+        ),
+        ("stopped", put("/deactivate", json!({})), "1"),
+        ("stopped again", put("/deactivate", json!({})), "1"),
+        ("activated", put("/activate", json!({})), ""),
+        ("turned off", put("/toggle", json!({})), "1"),
+        ("turned on", put("/toggle", json!({})), ""),
+        ("rotated", post(&format!("{token}/rotate"), json!({})), "1"),
+        (
+            "rotated with overlap",
+            post(&format!("{token}/rotate"), json!({ "overlapSeconds": 9 })),
+            "1",
+        ),
+        ("asked not to wait", put("/deactivate?wait=none", json!({})), ""),
+        ("asked to wait", put("/deactivate?wait=", json!({})), "1"),
+        ("removed", owner.request(Method::DELETE, &token), "1"),
+        ("removed again", owner.request(Method::DELETE, &token), "1"),
+        (
+            "created",
+            post("/access-tokens", json!({ "name": "new", "type": "Personal" })),
+            "",
+        ),
+    ];
+    for (what, request, expected) in in_turn {
+        let answer = Answer::of(request).await;
+        assert_eq!(
+            (answer.status, nodes(&answer)),
+            (200, expected),
+            "{what}: {}",
+            answer.text
+        );
+        assert_eq!(
+            answer.headers.contains_key("x-confirmed-in-ms"),
+            !expected.is_empty(),
+            "{what}"
+        );
+    }
+    let wrong = Answer::of(put("/deactivate?wait=no", json!({}))).await;
+    assert_eq!((wrong.status, wrong.code()), (400, "wait_is_invalid"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_stops_says_so_and_is_not_waited_for() {
+    let app = TestApp::start().await;
+    let (id, _) = app.developer().personal_token("ci").await;
+    let node = Node::start(&app, &[("MAX_STALENESS_MS", "60000")]).await;
+    assert_eq!(leases(&app).await, 2);
+    node.process.stop();
+    assert_eq!(leases(&app).await, 1);
+    let answer = deactivate(&app, &id, "").await;
+    assert_eq!((answer.status, nodes(&answer)), (200, "1"), "{}", answer.text);
+}
