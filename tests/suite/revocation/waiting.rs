@@ -45,8 +45,8 @@ async fn what_was_stopped_is_accepted_by_no_node_from_the_answer_on() {
     }
 }
 
-/// Tried: `now < since + lapse` in `confirm` made false at once: answered in some milliseconds, and the resumed node accepts
-/// the token. And `Fence::is_open` always true: answered in time, and the resumed node accepts it.
+/// Tried: `is_gone` always true in `confirm`: answered in some milliseconds. And `Fence::is_open` always true: answered in
+/// time, and the resumed node accepts the token.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_stands_still_is_waited_for_until_it_can_decide_no_more() {
     let app = TestApp::start().await;
@@ -72,7 +72,8 @@ async fn a_node_that_stands_still_is_waited_for_until_it_can_decide_no_more() {
     .await;
 }
 
-/// Tried: `forget` doing nothing; and a beat counted by `lease.beat + 1` in the row: it starts again after the deletion.
+/// Tried: `forget` doing nothing; and every lease begun with 1, as a count in the row would: whoever has seen the first 1
+/// stand still would delete the second.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_node_is_waited_for_once_and_its_lease_never_comes_back_as_it_was() {
     let app = TestApp::start().await;
@@ -116,6 +117,33 @@ async fn a_lost_node_is_waited_for_once_and_its_lease_never_comes_back_as_it_was
         .await
         .unwrap();
     assert!(later > seen, "{later} after {seen}");
+}
+
+/// It renews its lease, and so is alive, but can't read the log. Tried: `State::Behind` of a beat that moves not waited for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_goes_on_without_reading_the_log_is_waited_for_as_long_as_it_may_decide() {
+    let app = TestApp::start().await;
+    let (id, _) = app.developer().personal_token("ci").await;
+    let pool = app.database.pool.clone();
+    let stop = tokio_util::sync::CancellationToken::new();
+    let alive = tokio::spawn({
+        let stop = stop.clone();
+        async move {
+            while !stop.is_cancelled() {
+                let renewed = "insert into leases values ('00000000-0000-0000-0000-000000000001', 1, 0, 1000)
+                               on conflict (node_id) do update set beat = leases.beat + 1";
+                sqlx::query(renewed).execute(&pool).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    });
+    eventually("it is there", async || (leases(&app).await == 2).then_some(())).await;
+    let answer = deactivate(&app, &id, "").await;
+    assert_eq!((answer.status, nodes(&answer)), (200, "1"), "{}", answer.text);
+    assert!(took(&answer) >= LAPSE_MS, "{} ms", took(&answer));
+    assert_eq!(leases(&app).await, 2, "it is not taken for dead");
+    stop.cancel();
+    alive.await.unwrap();
 }
 
 /// Tried: `asked > since + PATIENCE` never true: it waits a minute.
