@@ -237,6 +237,7 @@ impl App {
             cors_origins: config.cors_origins,
             max_expiry_days: config.max_expiry_days,
             profiles: Profiles::default(),
+            passes_jwts: config.passes_jwts,
             discovery: discovery(config.public_url, address),
             signed: all_signed,
             vitals: Vitals {

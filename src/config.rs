@@ -29,6 +29,8 @@ pub struct Config {
     pub gateway_keys: Vec<String>,
     /// Who may send membership events over HTTP; empty: nobody, that route is off.
     pub intake_keys: Vec<String>,
+    /// Do FeatBit's own JWTs pass forward auth?
+    pub passes_jwts: bool,
     /// Under which URL gateways reach this service, for the discovery document.
     pub public_url: Option<String>,
     /// Proxies in front of this node whose `X-Forwarded-For` is believed; 0: the peer is the client.
@@ -163,7 +165,7 @@ impl Config {
         {
             return Err(invalid(
                 "FORWARD_AUTH_SOURCE",
-                format!("{source} needs FeatBit's route table, which is not there yet"),
+                format!("{source}: only headers is there; the others need FeatBit's route table"),
             ));
         }
         Ok(Self {
@@ -172,6 +174,7 @@ impl Config {
             jwt: jwt::verifier(environment)?,
             gateway_keys,
             intake_keys: environment.list("INTAKE_KEYS"),
+            passes_jwts: passes_jwts(environment)?,
             public_url: environment.get("PUBLIC_URL").map(public_url).transpose()?,
             trusted_proxy_hops: environment.parse("TRUSTED_PROXY_HOPS", 0)?,
             intake: intake(environment),
@@ -185,6 +188,15 @@ impl Config {
             signer: audit::signer(environment)?,
             max_tokens: environment.parse("MAX_TOKENS_PER_ORGANIZATION", 2000)?,
         })
+    }
+}
+
+fn passes_jwts(environment: &Environment) -> Result<bool, ConfigError> {
+    const NAME: &str = "FORWARD_AUTH_JWT";
+    match environment.get(NAME) {
+        None | Some("pass") => Ok(true),
+        Some("refuse") => Ok(false),
+        Some(other) => Err(invalid(NAME, format!("{other} is neither pass nor refuse"))),
     }
 }
 

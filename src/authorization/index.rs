@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use chrono::{DateTime, Utc};
 use domain::access_token::TokenType;
 use domain::authorization::{Answer, Question, Reason, decide_for_member, decide_for_token};
 use domain::ids::{MemberId, OrganizationId, TokenId};
@@ -43,6 +44,8 @@ pub struct Bearer {
     pub organization_id: OrganizationId,
     /// The member who made it.
     pub creator_id: MemberId,
+    /// From this time on it can't be used.
+    pub expires_at: Option<DateTime<Utc>>,
 }
 
 /// What a node decides from, and whether it may.
@@ -206,6 +209,7 @@ fn decide_for_entry<T>(
         token_type: token.token_type(),
         organization_id: entry.creator.organization_id,
         creator_id: entry.creator.member_id,
+        expires_at: token.expires_at(),
     };
     vouch(
         decide_for_token(&token, presented, &creator, question),

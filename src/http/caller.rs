@@ -2,9 +2,9 @@
 //! A permission failure is never a 401: FeatBit's page would log its user out.
 
 use axum::extract::FromRequestParts;
-use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName};
 use domain::authorization::{Question, Reason};
 use domain::ids::{MemberId, OrganizationId};
 use domain::member::Member;
@@ -18,6 +18,8 @@ use super::problem::Problem;
 use super::{POSITION_PATIENCE, Service, at_least_position};
 use crate::authorization::Subject;
 use crate::commands::{Caller, KnownMember};
+
+const ORGANIZATION: HeaderName = HeaderName::from_static("organization");
 
 /// Checks FeatBit's JWTs: one algorithm, one issuer, one audience, no clock skew.
 #[derive(Clone)]
@@ -48,6 +50,11 @@ impl JwtVerifier {
         validation.set_audience(&[audience]);
         validation.set_required_spec_claims(&["exp", "iss", "aud"]);
         Self { key, validation }
+    }
+
+    /// Is this one of FeatBit's, and good now?
+    pub(super) fn believes(&self, jwt: &str) -> bool {
+        self.member(jwt).is_ok()
     }
 
     fn member(&self, jwt: &str) -> Result<MemberId, Disbelief> {
@@ -104,7 +111,7 @@ impl FromRequestParts<Service> for KnownCaller {
             Disbelief::Expired => Problem::Unauthorized,
             Disbelief::Known(problem) => problem,
         })?;
-        let organization_id = single(&parts.headers, "organization")
+        let organization_id = single(&parts.headers, ORGANIZATION)
             .and_then(|text| text.parse::<OrganizationId>().ok())
             .ok_or(Problem::Forbidden)?;
         // Who the caller is, and what it may do, as of the position it wants to see at least.
@@ -134,16 +141,9 @@ impl FromRequestParts<Service> for KnownCaller {
 }
 
 fn authenticate(headers: &HeaderMap, service: &Service) -> Result<MemberId, Disbelief> {
-    let presented = single(headers, AUTHORIZATION.as_str()).ok_or(Disbelief::Wrong)?;
-    let bearer = presented
-        .split_once(' ')
-        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-    let credential = bearer.map_or(presented, |(_, credential)| credential.trim());
-    if let Ok(secret) = Secret::parse(credential) {
-        return Err(refuse_token(service, secret));
-    }
-    match bearer {
-        Some(_) => service.jwt.member(credential),
+    match Presented::in_headers(headers) {
+        Some(Presented::Secret(secret)) => Err(refuse_token(service, secret)),
+        Some(Presented::Jwt(jwt)) => service.jwt.member(jwt),
         None => Err(Disbelief::Wrong),
     }
 }
@@ -167,12 +167,35 @@ fn refuse_token(service: &Service, secret: Secret) -> Disbelief {
         })
 }
 
-/// A header that stands there exactly once, as text.
-fn single<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+/// What somebody presents itself by.
+pub(super) enum Presented<'h> {
+    /// A token's, raw or as `Bearer`.
+    Secret(Secret),
+    /// What may be a JWT: any other `Bearer`.
+    Jwt(&'h str),
+}
+
+impl<'h> Presented<'h> {
+    /// In `Authorization`; none where it is absent, there twice, or something else.
+    pub(super) fn in_headers(headers: &'h HeaderMap) -> Option<Self> {
+        let presented = single(headers, AUTHORIZATION)?;
+        let bearer = presented
+            .split_once(' ')
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+        let credential = bearer.map_or(presented, |(_, credential)| credential.trim());
+        if let Ok(secret) = Secret::parse(credential) {
+            return Some(Self::Secret(secret));
+        }
+        bearer.map(|_| Self::Jwt(credential))
+    }
+}
+
+/// A header that stands there exactly once, as text in UTF-8, without the space around it.
+pub(super) fn single(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     let mut values = headers.get_all(name).iter();
     let value = values.next()?;
     if values.next().is_some() {
         return None;
     }
-    value.to_str().ok().map(str::trim)
+    std::str::from_utf8(value.as_bytes()).ok().map(str::trim)
 }

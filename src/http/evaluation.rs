@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 use super::gateway::refuse;
 use super::openapi::{DECISIONS, problems, questions};
 use super::question::{Asked, QuestionBody, Semantic};
-use super::{POSITION_PATIENCE, Service};
+use super::{Service, reach};
 
 #[derive(Serialize, ToSchema)]
 #[schema(as = Decision, example = json!({
@@ -154,13 +154,6 @@ pub(super) async fn evaluate_all(State(service): State<Service>, body: QuestionB
 async fn decide_one(service: &Service, asked: &Asked<'_>) -> Response {
     reach(service, asked.at_least).await;
     decide(service, asked, |evaluation| Json(evaluation).into_response())
-}
-
-/// Waits for the position that is asked for; where it is not reached in time, the decision says so.
-async fn reach(service: &Service, position: i64) {
-    if service.index.position() < position {
-        service.index.reached(position, POSITION_PATIENCE).await;
-    }
 }
 
 fn decide<T>(service: &Service, asked: &Asked<'_>, answer: impl FnOnce(EvaluationBody<'_>) -> T) -> T {

@@ -2,7 +2,7 @@
 //! name for the request goes back with the answer, whatever that is.
 
 use axum::Json;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::header::RETRY_AFTER;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::Next;
@@ -12,22 +12,34 @@ use subtle::ConstantTimeEq;
 use super::body::read;
 use super::failed_attempts::TooManyFailures;
 use super::problem::Problem;
-use super::{REQUEST_ID, Service, too_large};
+use super::{REQUEST_ID, Service, introspection, too_large};
 
-/// Lets through who has one of the gateway keys, or everybody where none is set.
-pub(super) async fn admit(State(service): State<Service>, request: Request, next: Next) -> Response {
+/// Lets through who has one of the gateway keys, or everybody where none is set. Whoever has none is told so in the form that
+/// is spoken there.
+pub(super) async fn admit(form: Form, service: Service, request: Request, next: Next) -> Response {
     let request_id = request.headers().get(&REQUEST_ID).cloned();
     let mut response = if too_large(&request) {
         Problem::TooLarge.into_response()
     } else if has_key(&service, request.headers()) {
         next.run(request).await
     } else {
-        turn_away(&service, request).await
+        form.turn_away(&service, request).await
     };
     if let Some(request_id) = request_id {
         response.headers_mut().insert(REQUEST_ID, request_id);
     }
     response
+}
+
+/// How an error is said.
+#[derive(Clone, Copy)]
+pub(super) enum Form {
+    /// AuthZEN 1.0, HTTPS binding: a JSON string.
+    AuthZen,
+    /// FeatBit's envelope.
+    FeatBit,
+    /// OAuth 2.0 (RFC 6749, 5.2).
+    OAuth,
 }
 
 fn has_key(service: &Service, headers: &HeaderMap) -> bool {
@@ -44,17 +56,35 @@ fn has_key(service: &Service, headers: &HeaderMap) -> bool {
         .any(|key| bool::from(key.as_bytes().ct_eq(presented)))
 }
 
-async fn turn_away(service: &Service, request: Request) -> Response {
-    let (parts, body) = request.into_parts();
-    // Or else its sender, still sending, may never see the answer.
-    let _ = read(body).await;
-    match service.count_failure(&parts.extensions, &parts.headers) {
-        Ok(()) => refuse(StatusCode::UNAUTHORIZED, "a valid X-Gateway-Key is required"),
-        Err(TooManyFailures { retry_after }) => {
-            let message = "too many requests without a valid X-Gateway-Key";
-            let refusal = refuse(StatusCode::TOO_MANY_REQUESTS, message);
-            ([(RETRY_AFTER, HeaderValue::from(retry_after))], refusal).into_response()
+impl Form {
+    async fn turn_away(self, service: &Service, request: Request) -> Response {
+        let (parts, body) = request.into_parts();
+        // Or else its sender, still sending, may never see the answer.
+        let _ = read(body).await;
+        match service.count_failure(&parts.extensions, &parts.headers) {
+            Ok(()) => self.unauthorized(),
+            Err(too_many) => self.too_many(too_many),
         }
+    }
+
+    fn unauthorized(self) -> Response {
+        match self {
+            Self::AuthZen => refuse(StatusCode::UNAUTHORIZED, "a valid X-Gateway-Key is required"),
+            Self::FeatBit => Problem::Unauthorized.into_response(),
+            Self::OAuth => introspection::refuse(StatusCode::UNAUTHORIZED, "invalid_client"),
+        }
+    }
+
+    fn too_many(self, too_many: TooManyFailures) -> Response {
+        let status = StatusCode::TOO_MANY_REQUESTS;
+        let message = "too many requests without a valid X-Gateway-Key";
+        let refusal = match self {
+            Self::AuthZen => refuse(status, message),
+            Self::FeatBit => return Problem::TooManyRequests(too_many).into_response(),
+            Self::OAuth => introspection::refuse(status, "invalid_client"),
+        };
+        let retry_after = HeaderValue::from(too_many.retry_after);
+        ([(RETRY_AFTER, retry_after)], refusal).into_response()
     }
 }
 

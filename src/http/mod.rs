@@ -13,10 +13,12 @@ mod evaluation;
 mod event_body;
 mod failed_attempts;
 mod field;
+mod forward_auth;
 mod gateway;
 mod health;
 mod history;
 mod idempotency;
+mod introspection;
 mod issuing;
 mod membership_events;
 mod openapi;
@@ -33,22 +35,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
+use axum::routing::any;
 use domain::secret::Secret;
 use sqlx::PgPool;
 use tokio::sync::watch;
 use tower_http::cors::{AllowHeaders, Any, CorsLayer};
 use utoipa::openapi::OpenApi;
-use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt};
 use utoipa_axum::routes;
 use uuid::Uuid;
 
 pub use caller::JwtVerifier;
 pub use discovery::Discovery;
 pub use failed_attempts::FailedAttempts;
+use gateway::Form;
 pub use health::{Progress, Vitals};
 pub use openapi::document;
 use problem::Problem;
@@ -103,6 +107,8 @@ pub struct Parts {
     pub signed: watch::Receiver<Signed>,
     /// Names and addresses of callers.
     pub profiles: Profiles,
+    /// Do FeatBit's own JWTs pass forward auth?
+    pub passes_jwts: bool,
     /// Where gateways find what answers their questions; none: it is not said.
     pub discovery: Option<Discovery>,
 }
@@ -126,6 +132,8 @@ fn documented(document: OpenApi) -> OpenApi {
     OpenApiRouter::with_openapi(document)
         .merge(enveloped())
         .merge(decisions())
+        .merge(forward_auth())
+        .merge(introspection())
         .into_openapi()
 }
 
@@ -156,11 +164,22 @@ fn enveloped() -> OpenApiRouter<Service> {
         .merge(openapi::routes())
 }
 
-/// What answers as its standard says, to gateways.
+/// What answers AuthZEN's questions.
 fn decisions() -> OpenApiRouter<Service> {
     OpenApiRouter::default()
         .routes(routes!(evaluation::evaluate))
         .routes(routes!(evaluation::evaluate_all))
+}
+
+/// What answers for a request that a gateway has in hand: whatever its method is.
+fn forward_auth() -> OpenApiRouter<Service> {
+    let ask = routes!(forward_auth::ask).map(|_| any(forward_auth::ask));
+    OpenApiRouter::default().routes(ask)
+}
+
+/// What answers OAuth's question.
+fn introspection() -> OpenApiRouter<Service> {
+    OpenApiRouter::default().routes(routes!(introspection::introspect))
 }
 
 /// The service over HTTP.
@@ -171,12 +190,24 @@ pub fn router(service: Service) -> Router {
         .layer(from_fn(body::bound_body))
         .layer(from_fn(bound_headers))
         .layer(cors(&service));
+    // Envoy asks below it, at the path it has in hand.
+    let forward_auth =
+        Router::from(forward_auth()).nest("/forward-auth/", Router::new().fallback(forward_auth::ask));
     // These read their bodies themselves, to refuse them in the standard's form. No page of a browser asks them, and a
     // preflight that was answered for the one it is about would let it through a gateway.
-    let decisions = Router::from(decisions())
+    enveloped
+        .merge(to_gateways(Form::AuthZen, decisions().into(), &service))
+        .merge(to_gateways(Form::FeatBit, forward_auth, &service))
+        .merge(to_gateways(Form::OAuth, introspection().into(), &service))
+        .with_state(service)
+}
+
+/// For gateways alone, who are told in this form that they are none.
+fn to_gateways(form: Form, routes: Router<Service>, service: &Service) -> Router<Service> {
+    let admit = move |State(service), request, next| gateway::admit(form, service, request, next);
+    routes
         .method_not_allowed_fallback(wrong_method)
-        .layer(from_fn_with_state(service.clone(), gateway::admit));
-    enveloped.merge(decisions).with_state(service)
+        .layer(from_fn_with_state(service.clone(), admit))
 }
 
 async fn wrong_method() -> Problem {
@@ -221,6 +252,13 @@ fn request_id(headers: &HeaderMap) -> String {
         .and_then(|value| value.to_str().ok())
         .filter(|value| !value.is_empty() && value.len() <= MAX && !Secret::is_in(value))
         .map_or_else(|| Uuid::now_v7().to_string(), ToOwned::to_owned)
+}
+
+/// Waits for the position that is asked for; where it is not reached in time, the decision says so.
+async fn reach(service: &Service, position: i64) {
+    if service.index.position() < position {
+        service.index.reached(position, POSITION_PATIENCE).await;
+    }
 }
 
 /// The position a caller wants to see at least, from `X-At-Least-Position`; 0 where it doesn't say.

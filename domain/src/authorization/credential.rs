@@ -115,6 +115,12 @@ impl Credential {
         self.token_type
     }
 
+    /// From this time on it can't be used.
+    #[must_use]
+    pub fn expires_at(&self) -> Option<DateTime<Utc>> {
+        self.expires_at
+    }
+
     /// The digests of the secrets it may be found by.
     pub fn digests(&self) -> impl Iterator<Item = SecretDigest> {
         self.secrets.digests()

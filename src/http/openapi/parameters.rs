@@ -113,6 +113,15 @@ parameters! {
             "Items of a page, 1 to 100. Empty: 10.",
         ),
     ];
+    ForwardAuth => [
+        required(ParameterIn::Header, "X-FeatBit-Action", text().min_length(Some(1)), "FeatBit's permission, as `ToggleFlag`."),
+        required(
+            ParameterIn::Header,
+            "X-FeatBit-Resource",
+            text().min_length(Some(1)),
+            "A resource name with its tags: raw text, never refused for its form.",
+        ),
+    ];
     Filter => [
         optional(ParameterIn::Query, "name", text(), "Part of the name, without regard to case. Empty: no filter."),
         optional(

@@ -33,6 +33,13 @@ problems! {
     /// Whoever asks, for whatever.
     OfEverybody => vec![Problem::TooLarge];
     File => vec![Problem::TooLarge, Problem::NotFound];
+    ForwardAuth => vec![
+        Problem::Unauthorized,
+        Problem::Forbidden,
+        Problem::TooLarge,
+        too_many_requests(),
+        Problem::Unavailable,
+    ];
     /// Not found: the service was not told its public URL.
     Discovery => vec![Problem::TooLarge, Problem::NotFound];
     List => query([invalid(["creator_id_is_invalid", PAGE_INDEX, PAGE_SIZE])]);
@@ -198,6 +205,55 @@ impl IntoResponses for OfDecisions {
                 ),
             ),
         ])
+    }
+}
+
+/// The problems of introspection, as OAuth 2.0 says them.
+pub(in crate::http) struct Introspection;
+
+impl IntoResponses for Introspection {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        let error = |error| {
+            let error = Schema::from(
+                ObjectBuilder::new()
+                    .schema_type(Type::String)
+                    .enum_values(Some([error])),
+            );
+            Schema::from(ObjectBuilder::new().property("error", error).required("error"))
+        };
+        let said = |description: &str, schema: Schema| {
+            let content = ContentBuilder::new().schema(Some(schema)).build();
+            let response = ResponseBuilder::new().description(description);
+            RefOr::from(response.content("application/json", content).build())
+        };
+        let too_large = AnyOfBuilder::new()
+            .item(error("invalid_request"))
+            .item(envelope(&["PayloadTooLarge"]));
+        let answers = [
+            (
+                "400",
+                "No form, or one that does not hold one `token`.",
+                error("invalid_request"),
+            ),
+            (
+                "401",
+                "`X-Gateway-Key` is missing or not one of the service's.",
+                error("invalid_client"),
+            ),
+            (
+                "413",
+                "A body over 256 KiB, or headers and path over 16 KiB together.",
+                too_large.build().into(),
+            ),
+            (
+                "429",
+                "More than 100 wrong keys in a minute from this address.",
+                error("invalid_client"),
+            ),
+        ];
+        let answers =
+            answers.map(|(status, description, schema)| (status.to_owned(), said(description, schema)));
+        BTreeMap::from(answers)
     }
 }
 

@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 
 use super::super::evaluation::{EvaluationBody, EvaluationsBody};
+use super::super::introspection::LiveBody;
 use super::schemas::{one_of, text};
 
 /// A question of AuthZEN. Fields that are not named here are ignored.
@@ -84,6 +85,31 @@ pub(in crate::http) struct Options {
 pub(in crate::http) enum Decided {
     Several(EvaluationsBody),
     One(EvaluationBody<'static>),
+}
+
+/// What RFC 7662 asks, and from where the token was presented.
+#[derive(ToSchema)]
+pub(in crate::http) struct Introspection {
+    /// A token's secret; not its id.
+    #[schema(min_length = 1)]
+    token: String,
+    /// The address of whoever presented it. Anything else counts as none.
+    #[schema(required = false)]
+    ip: Option<String>,
+}
+
+/// A live token, or that it is none.
+#[derive(ToSchema)]
+#[serde(untagged)]
+pub(in crate::http) enum Introspected {
+    Live(LiveBody),
+    Other(NotLive),
+}
+
+#[derive(ToSchema)]
+pub(in crate::http) struct NotLive {
+    #[schema(schema_with = denied)]
+    active: bool,
 }
 
 /// AuthZEN's PDP metadata.

@@ -151,7 +151,7 @@ fn alive() -> Schema {
     one_of(["alive"]).into()
 }
 
-fn always_true() -> Schema {
+pub(in crate::http) fn always_true() -> Schema {
     ObjectBuilder::new()
         .schema_type(Type::Boolean)
         .enum_values(Some([true]))

@@ -233,6 +233,16 @@ impl TestApp {
         Answer::of(request).await
     }
 
+    /// Asks of which token this form holds the secret.
+    pub fn introspect(&self, form: &[(&str, &str)]) -> reqwest::RequestBuilder {
+        let form = form_urlencoded::Serializer::new(String::new())
+            .extend_pairs(form)
+            .finish();
+        self.request(Method::POST, "/oauth2/introspect")
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body(form)
+    }
+
     /// A request of the test's own making.
     pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         self.client.request(method, format!("{}{path}", self.url))
