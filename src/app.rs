@@ -43,6 +43,8 @@ const UNTESTED_FOR: Duration = Duration::from_millis(500);
 const PROJECTION_POLL: Duration = Duration::from_millis(200);
 /// Between two steps of a read model that come to little: under load, each takes what has come in the meantime.
 const PROJECTION_PACE: Duration = Duration::from_millis(20);
+/// The same for the one that only a node reads that starts: it follows the log in longer steps.
+const CREDENTIALS_PACE: Duration = Duration::from_millis(250);
 /// Fewer events than this are little.
 const FEW_EVENTS: i64 = 100;
 /// After a failed step of a read model.
@@ -350,6 +352,10 @@ async fn project(
     mut wake: Follower,
     stop: CancellationToken,
 ) {
+    let pace = match runner.read_model() {
+        ReadModel::AccessTokens | ReadModel::Members => PROJECTION_PACE,
+        ReadModel::Credentials => CREDENTIALS_PACE,
+    };
     while !stop.is_cancelled() {
         let before = progress.borrow().position;
         let started = tokio::time::Instant::now();
@@ -363,7 +369,7 @@ async fn project(
                 if taken <= 0 {
                     wake.next(position, PROJECTION_POLL, &stop).await;
                 } else if taken < FEW_EVENTS {
-                    tokio::time::sleep_until(started + PROJECTION_PACE).await;
+                    tokio::time::sleep_until(started + pace).await;
                 }
             }
             Err(error) => {

@@ -10,8 +10,7 @@ use std::net::IpAddr;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-pub use credential::Credential;
-use credential::State;
+pub use credential::{Credential, CredentialState};
 
 use crate::access_token::TokenType;
 use crate::ids::OrganizationId;
@@ -127,7 +126,7 @@ pub fn decide_for_member<'a>(
 /// and for an account of what a token could do at some time.
 #[must_use]
 pub fn unusable_because(token: &Credential, creator: &Standing, now: DateTime<Utc>) -> Option<Reason> {
-    if token.state == State::Removed {
+    if token.state == CredentialState::Removed {
         return Some(Reason::TokenRemoved);
     }
     if token.expires_at.is_some_and(|expires_at| expires_at <= now) {
@@ -141,7 +140,7 @@ pub fn unusable_because(token: &Credential, creator: &Standing, now: DateTime<Ut
             return Some(Reason::TokenInactive);
         }
     }
-    (token.state != State::Active).then_some(Reason::TokenInactive)
+    (token.state != CredentialState::Active).then_some(Reason::TokenInactive)
 }
 
 fn membership(member: &Standing) -> Option<Reason> {

@@ -7,6 +7,7 @@ pub mod as_of;
 pub mod audit_log;
 pub mod checkpoint;
 pub mod compare;
+pub mod credentials;
 pub mod log;
 pub mod members;
 pub mod parked;

@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use crate::checkpoint::{self, Checkpoint, Tables};
 use crate::log::{Kind, Page, ReadLogError, RecordedEvent, read_after_without};
-use crate::{access_tokens, members};
+use crate::{access_tokens, credentials, members};
 
 /// Events in one transaction.
 const BATCH: i64 = 500;
@@ -18,11 +18,13 @@ pub enum ReadModel {
     AccessTokens,
     /// Who belongs to which organization.
     Members,
+    /// What a node's index starts from.
+    Credentials,
 }
 
 impl ReadModel {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::AccessTokens, Self::Members];
+    pub const ALL: [Self; 3] = [Self::AccessTokens, Self::Members, Self::Credentials];
 
     /// Its name, as operators write it.
     #[must_use]
@@ -30,6 +32,7 @@ impl ReadModel {
         match self {
             Self::AccessTokens => "access_tokens",
             Self::Members => "members",
+            Self::Credentials => "credentials",
         }
     }
 
@@ -38,7 +41,7 @@ impl ReadModel {
     #[must_use]
     pub fn revision(self) -> i32 {
         match self {
-            Self::AccessTokens | Self::Members => 1,
+            Self::AccessTokens | Self::Members | Self::Credentials => 1,
         }
     }
 
@@ -51,7 +54,7 @@ impl ReadModel {
     /// Whose events change nothing in it.
     pub(crate) fn unwanted(self) -> &'static [Kind] {
         match self {
-            Self::AccessTokens => &[],
+            Self::AccessTokens | Self::Credentials => &[],
             Self::Members => &[Kind::AccessToken],
         }
     }
@@ -61,6 +64,7 @@ impl ReadModel {
         match self {
             Self::AccessTokens => access_tokens::takes_together(one, next),
             Self::Members => false,
+            Self::Credentials => true,
         }
     }
 
@@ -73,6 +77,7 @@ impl ReadModel {
         match self {
             Self::AccessTokens => access_tokens::project(connection, events).await,
             Self::Members => members::project(connection, events).await,
+            Self::Credentials => credentials::project(connection, events).await,
         }
     }
 }
@@ -86,6 +91,9 @@ pub enum ProjectError {
     /// What was stored before can't be read back.
     #[error("a stored row can't be read")]
     Stored(#[from] serde_json::Error),
+    /// The same, in words of its own.
+    #[error("{0}")]
+    Unreadable(String),
     /// A number is out of the column's range.
     #[error("a value is out of range")]
     Range(#[from] std::num::TryFromIntError),

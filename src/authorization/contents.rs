@@ -94,7 +94,7 @@ impl Contents {
 
     fn issue(&self, created: &Created) {
         let mut credential = Credential::issued(created);
-        self.shared().share(credential.permission_mut());
+        self.shared().share(&mut credential.permission);
         let creator = self.member_entry(created.organization_id, created.creator_id);
         // Made in the moment after its organization was removed: the reactor's word for it is on its way.
         if creator.has_ended() {
@@ -127,12 +127,13 @@ impl Contents {
     /// The token already refuses the secrets that have ended; here they are forgotten.
     fn find_by_other_secrets(&self, entry: &Arc<TokenEntry>, before: &Credential, after: &Credential) {
         let by_digest = self.by_digest.pin();
-        for digest in after.digests() {
+        for digest in after.secrets.digests() {
             by_digest.insert(digest, Arc::clone(entry));
         }
         for ended in before
+            .secrets
             .digests()
-            .filter(|digest| after.digests().all(|kept| kept != *digest))
+            .filter(|digest| after.secrets.digests().all(|kept| kept != *digest))
         {
             by_digest.remove(&ended);
         }
@@ -224,6 +225,80 @@ impl MemberEntry {
         standing.is_member &= !self.has_ended();
         shared.share(&mut standing.permission);
         self.standing.store(Arc::new(standing));
+    }
+}
+
+/// Puts contents together from what was written down of others, in any order.
+#[derive(Debug, Default)]
+pub(super) struct Builder {
+    contents: Contents,
+    created: BTreeMap<OrganizationId, Vec<(i64, Arc<TokenEntry>)>>,
+}
+
+impl Builder {
+    pub(super) fn with_room_for(tokens: usize) -> Self {
+        Self {
+            contents: Contents {
+                by_digest: HashMap::with_capacity(tokens),
+                by_id: HashMap::with_capacity(tokens),
+                ..Contents::default()
+            },
+            created: BTreeMap::new(),
+        }
+    }
+
+    /// A member, before any of its tokens.
+    pub(super) fn add_member(
+        &mut self,
+        (organization_id, member_id): (OrganizationId, MemberId),
+        member: Member,
+        sequence: i64,
+        has_ended: bool,
+    ) {
+        let entry = self.contents.member_entry(organization_id, member_id);
+        entry.ended.store(has_ended, Ordering::Relaxed);
+        entry.member.store(Arc::new((Arc::new(member), sequence)));
+        // Of one of whom nothing was heard, nothing was worked out either.
+        if sequence > 0 || has_ended {
+            entry.changed(&mut self.contents.shared());
+        }
+    }
+
+    pub(super) fn add_token(
+        &mut self,
+        id: TokenId,
+        creator_id: MemberId,
+        created_position: i64,
+        mut credential: Credential,
+    ) {
+        self.contents.shared().share(&mut credential.permission);
+        let organization_id = credential.organization_id;
+        let digests: Vec<SecretDigest> = credential.secrets.digests().collect();
+        let entry = Arc::new(TokenEntry {
+            id,
+            creator: self.contents.member_entry(organization_id, creator_id),
+            credential: ArcSwap::from_pointee(credential),
+        });
+        self.contents.by_id.pin().insert(id, Arc::clone(&entry));
+        let by_digest = self.contents.by_digest.pin();
+        for digest in digests {
+            by_digest.insert(digest, Arc::clone(&entry));
+        }
+        self.created
+            .entry(organization_id)
+            .or_default()
+            .push((created_position, entry));
+    }
+
+    /// What was put together is all there is up to this position.
+    pub(super) fn finish(self, position: i64) -> Contents {
+        for (organization_id, mut tokens) in self.created {
+            tokens.sort_unstable_by_key(|(created_position, _)| *created_position);
+            let tokens = tokens.into_iter().map(|(_, entry)| entry).collect();
+            *lock(&self.contents.organization_entry(organization_id).tokens) = tokens;
+        }
+        self.contents.position.store(position, Ordering::Release);
+        self.contents
     }
 }
 

@@ -206,10 +206,10 @@ fn decide_for_entry<T>(
     let creator = entry.creator.standing.load();
     let bearer = Bearer {
         token_id: entry.id,
-        token_type: token.token_type(),
+        token_type: token.token_type,
         organization_id: entry.creator.organization_id,
         creator_id: entry.creator.member_id,
-        expires_at: token.expires_at(),
+        expires_at: token.expires_at,
     };
     vouch(
         decide_for_token(&token, presented, &creator, question),

@@ -8,6 +8,7 @@ mod index;
 mod leases;
 mod revocations;
 mod shared_rules;
+mod starting;
 mod tailer;
 #[cfg(test)]
 mod tests;

@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use projections::credentials::SnapshotError;
 use projections::log::{ReadLogError, read_after};
 use sqlx::PgPool;
 use thiserror::Error;
@@ -19,6 +20,7 @@ use uuid::Uuid;
 use super::Index;
 use super::contents::Contents;
 use super::leases::{self, Head, Lease};
+use super::starting::{self, Start};
 use crate::clock::Clock;
 use crate::follow::{Calls, Follower};
 use crate::report::Report;
@@ -43,6 +45,8 @@ pub struct Tailer {
     max_staleness: Duration,
     node_id: Uuid,
     beat: i64,
+    /// Nothing was read yet, so that a snapshot may be what to start from.
+    is_blank: bool,
     /// The log that is followed, once it is known.
     epoch: Option<Uuid>,
     /// The hash of the event at the index's position.
@@ -106,6 +110,7 @@ impl Tailer {
             max_staleness,
             node_id,
             beat: 0,
+            is_blank: true,
             epoch: None,
             hash: None,
             said: 0,
@@ -118,6 +123,12 @@ impl Tailer {
     /// Follows the log until it is told to stop; then this node decides no more, and says so.
     pub async fn run(mut self, mut wake: Follower, mut calls: Calls, stop: CancellationToken) {
         while !stop.is_cancelled() {
+            if self.is_blank
+                && let Err(error) = self.start(&stop).await
+            {
+                tracing::error!(error = %Report(&error), "the index can't be started");
+                return;
+            }
             match tokio::time::timeout(STEP_LIMIT, self.step(calls.furthest())).await {
                 Ok(Ok(Read::More)) => {}
                 Ok(Ok(Read::All)) => {
@@ -142,6 +153,41 @@ impl Tailer {
         if let Err(error) = self.give_up().await {
             tracing::warn!(%error, "this node's lease is left behind, to be waited for once");
         }
+    }
+
+    /// Starts from a snapshot, to be followed by the log after it; tries until it has one, or is told to stop.
+    ///
+    /// # Errors
+    /// Where there is one that this version can't read.
+    pub async fn start(&mut self, stop: &CancellationToken) -> Result<(), SnapshotError> {
+        while !stop.is_cancelled() {
+            let begun = self.clock.boot().since_boot();
+            match starting::read(&self.pool).await {
+                Ok(Start {
+                    contents,
+                    hash,
+                    epoch,
+                }) => {
+                    self.index.start_over(contents);
+                    self.hash = hash;
+                    self.epoch = Some(epoch);
+                    self.is_blank = false;
+                    let took = self.clock.boot().since_boot().saturating_sub(begun);
+                    tracing::info!(
+                        position = self.index.position(),
+                        ?took,
+                        "the index starts from a snapshot"
+                    );
+                    return Ok(());
+                }
+                Err(error @ SnapshotError::Unreadable(_)) => return Err(error),
+                Err(error @ SnapshotError::Database(_)) => {
+                    tracing::error!(error = %Report(&error), "the index can't be started yet");
+                    tokio::time::sleep(BACK_OFF).await;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Reads and applies the next batch; renews the lease where it is time, or somebody waits for it.
@@ -241,6 +287,7 @@ impl Tailer {
         let position = self.index.position();
         self.index.fence().close();
         self.index.start_over(Contents::default());
+        self.is_blank = true;
         self.hash = None;
         self.said = 0;
         self.heeded = 0;

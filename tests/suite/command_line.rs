@@ -323,7 +323,7 @@ async fn serve_refuses_a_schema_that_is_out_of_date_and_migrate_mends_it() {
         .unwrap();
     database
         .pool
-        .execute("drop schema access_tokens_v1, members_v1 cascade")
+        .execute("drop schema access_tokens_v1, members_v1, credentials_v1 cascade")
         .await
         .unwrap();
     let mut serve = program();

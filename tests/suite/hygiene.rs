@@ -31,7 +31,13 @@ const GATEWAY_KEY: &str = "the-key-of-a-gateway-that-nobody-may-see";
 const NOBODYS_SECRET: &str = "api-s_flDIBkGwcRKRL9GXCgaFM3UNu2jQTCljt7CJ2TP5ns";
 
 /// Where digests belong (DESIGN.md): schema, table and column, the version of the schema left out.
-const PLACES_OF_DIGESTS: [&str; 2] = ["public.events.payload", "access_tokens.access_tokens.digest"];
+const PLACES_OF_DIGESTS: [&str; 3] = [
+    "public.events.payload",
+    "access_tokens.access_tokens.digest",
+    "credentials.credentials.digest",
+];
+/// And those of secrets that were rotated away, while they work on.
+const PLACE_OF_PREVIOUS_DIGESTS: &str = "credentials.credentials.previous_digest";
 /// The only events that may hold one.
 const EVENTS_WITH_DIGESTS: [&str; 2] = ["access_token.created", "access_token.secret_rotated"];
 
@@ -657,24 +663,21 @@ impl DatabaseText {
 }
 
 fn without_version(place: &str) -> String {
-    place
-        .replacen("access_tokens_v", "access_tokens\u{0}", 1)
-        .split_once('\0')
-        .map_or_else(
-            || place.to_owned(),
-            |(name, rest)| {
-                format!(
-                    "{name}{}",
-                    rest.trim_start_matches(|digit: char| digit.is_ascii_digit())
-                )
-            },
-        )
+    match place.split_once("_v") {
+        Some((name, rest)) if name == "access_tokens" || name == "credentials" => {
+            format!(
+                "{name}{}",
+                rest.trim_start_matches(|digit: char| digit.is_ascii_digit())
+            )
+        }
+        _ => place.to_owned(),
+    }
 }
 
 fn is_a_place_of_digests(place: &str) -> bool {
     let place = without_version(place);
     let (column, event_type) = place.split_once(' ').unwrap();
-    PLACES_OF_DIGESTS.contains(&column)
+    (PLACES_OF_DIGESTS.contains(&column) || column == PLACE_OF_PREVIOUS_DIGESTS)
         && (event_type.is_empty() || EVENTS_WITH_DIGESTS.contains(&event_type))
 }
 

@@ -24,4 +24,5 @@ mod management;
 mod openapi;
 mod replay;
 mod revocation;
+mod starting;
 mod support;

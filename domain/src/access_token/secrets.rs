@@ -53,6 +53,28 @@ impl Secrets {
         }
     }
 
+    /// Those that were written down as [`current`](Self::current) and [`previous`](Self::previous).
+    #[must_use]
+    pub fn restored(current: SecretDigest, previous: Option<(SecretDigest, DateTime<Utc>)>) -> Self {
+        Self {
+            current,
+            previous: previous.map(|(digest, until)| Box::new(Previous { digest, until })),
+        }
+    }
+
+    /// The last one issued.
+    #[must_use]
+    pub fn current(&self) -> SecretDigest {
+        self.current
+    }
+
+    /// The one before, with the time from which on it is none any more.
+    #[must_use]
+    pub fn previous(&self) -> Option<(SecretDigest, DateTime<Utc>)> {
+        let previous = self.previous.as_ref()?;
+        Some((previous.digest, previous.until))
+    }
+
     /// Those after a rotation.
     pub(crate) fn rotated(&self, digest: SecretDigest, previous_until: Option<DateTime<Utc>>) -> Self {
         Self {

@@ -7,26 +7,36 @@ use ipnet::IpNet;
 use crate::access_token::{AccessToken, AccessTokenEvent, Created, Secrets, Status, Token, TokenType};
 use crate::ids::OrganizationId;
 use crate::policy::{Granted, Permission};
-use crate::secret::SecretDigest;
 
 /// A token as decisions know it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Credential {
-    pub(super) organization_id: OrganizationId,
-    pub(super) token_type: TokenType,
-    pub(super) state: State,
-    pub(super) membership_number: u32,
-    pub(super) expires_at: Option<DateTime<Utc>>,
-    pub(super) allowed_ips: Box<[IpNet]>,
-    pub(super) permission: Granted,
-    pub(super) secrets: Secrets,
+    /// In which organization.
+    pub organization_id: OrganizationId,
+    /// Whose permission it carries.
+    pub token_type: TokenType,
+    /// What became of it.
+    pub state: CredentialState,
+    /// The creator's membership when it was created or last activated.
+    pub membership_number: u32,
+    /// From this time on it can't be used.
+    pub expires_at: Option<DateTime<Utc>>,
+    /// The only addresses it may be used from; none: from everywhere.
+    pub allowed_ips: Box<[IpNet]>,
+    /// A service token's permission; a personal token's narrowing, empty: not narrowed.
+    pub permission: Granted,
+    /// What it is recognised by.
+    pub secrets: Secrets,
 }
 
-/// What became of a token.
+/// What became of a token, by its own stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
+pub enum CredentialState {
+    /// May be used.
     Active,
+    /// May not, until it is activated.
     Inactive,
+    /// Never again.
     Removed,
 }
 
@@ -37,7 +47,7 @@ impl Credential {
         Self {
             organization_id: created.organization_id,
             token_type: created.token_type,
-            state: State::Active,
+            state: CredentialState::Active,
             membership_number: created.membership_number,
             expires_at: created.expires_at,
             allowed_ips: created.allowed_ips.as_slice().into(),
@@ -51,12 +61,12 @@ impl Credential {
     pub fn of(token: &AccessToken) -> Option<Self> {
         match token {
             AccessToken::Unknown => None,
-            AccessToken::Live(token) => Some(Self::with_state(token, State::of(token.status))),
-            AccessToken::Removed(token) => Some(Self::with_state(token, State::Removed)),
+            AccessToken::Live(token) => Some(Self::with_state(token, CredentialState::of(token.status))),
+            AccessToken::Removed(token) => Some(Self::with_state(token, CredentialState::Removed)),
         }
     }
 
-    fn with_state(token: &Token, state: State) -> Self {
+    fn with_state(token: &Token, state: CredentialState) -> Self {
         Self {
             organization_id: token.organization_id,
             token_type: token.token_type,
@@ -71,7 +81,7 @@ impl Credential {
 
     /// The token's next event, as far as decisions depend on it. Nothing happens to a removed token.
     pub fn apply(&mut self, event: &AccessTokenEvent) {
-        if self.state == State::Removed {
+        if self.state == CredentialState::Removed {
             return;
         }
         match event {
@@ -90,55 +100,36 @@ impl Credential {
             AccessTokenEvent::Activated {
                 membership_number, ..
             } => {
-                self.state = State::Active;
+                self.state = CredentialState::Active;
                 self.membership_number = *membership_number;
             }
-            AccessTokenEvent::Deactivated { reason, .. } => self.state = State::of(Status::Inactive(*reason)),
+            AccessTokenEvent::Deactivated { reason, .. } => {
+                self.state = CredentialState::of(Status::Inactive(*reason))
+            }
             AccessTokenEvent::Removed { .. } => self.remove(),
         }
     }
 
     /// Ends it for ever.
     pub fn remove(&mut self) {
-        self.state = State::Removed;
-    }
-
-    /// Was it removed?
-    #[must_use]
-    pub fn is_removed(&self) -> bool {
-        self.state == State::Removed
-    }
-
-    /// Whose permission it carries.
-    #[must_use]
-    pub fn token_type(&self) -> TokenType {
-        self.token_type
-    }
-
-    /// From this time on it can't be used.
-    #[must_use]
-    pub fn expires_at(&self) -> Option<DateTime<Utc>> {
-        self.expires_at
-    }
-
-    /// The digests of the secrets it may be found by.
-    pub fn digests(&self) -> impl Iterator<Item = SecretDigest> {
-        self.secrets.digests()
-    }
-
-    /// A service token's permission; a personal token's narrowing, empty: not narrowed.
-    #[must_use]
-    pub fn permission(&self) -> &Granted {
-        &self.permission
-    }
-
-    /// The same, to share its rules.
-    pub fn permission_mut(&mut self) -> &mut Granted {
-        &mut self.permission
+        self.state = CredentialState::Removed;
     }
 }
 
-impl State {
+impl CredentialState {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Active, Self::Inactive, Self::Removed];
+
+    /// The state as a word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Inactive => "inactive",
+            Self::Removed => "removed",
+        }
+    }
+
     fn of(status: Status) -> Self {
         match status {
             Status::Active => Self::Active,

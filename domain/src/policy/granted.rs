@@ -4,7 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 use uuid::Uuid;
 
 use super::{Effect, Entry, Permission};
@@ -13,12 +13,13 @@ use super::{Effect, Entry, Permission};
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Granted {
     rules: Arc<Rules>,
-    /// One for each entry of the rules, or none at all.
+    /// One for each entry of the rules, up to the last that has one.
     ids: Box<[Option<StatementId>]>,
 }
 
 /// A permission whose statements have no ids: equal ones need only be kept once.
-#[derive(Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Rules(Permission);
 
 /// What a statement is called. Most are called by a uuid, and kept as one.
@@ -57,6 +58,21 @@ impl Granted {
             rules: Arc::new(Rules(Permission::new(entries))),
             ids: ids.into(),
         }
+    }
+
+    /// Put together from its [`rules`](Self::rules) and its [`statement_ids`](Self::statement_ids).
+    #[must_use]
+    pub fn restored<'a>(rules: Arc<Rules>, ids: impl IntoIterator<Item = Option<&'a str>>) -> Self {
+        let ids = ids.into_iter().map(|id| id.map(StatementId::new));
+        Self {
+            rules,
+            ids: ids.collect(),
+        }
+    }
+
+    /// What the statements are called: one for each entry, up to the last that has a name.
+    pub fn statement_ids(&self) -> impl Iterator<Item = Option<&StatementId>> {
+        self.ids.iter().map(Option::as_ref)
     }
 
     /// Put together again.
@@ -171,7 +187,17 @@ mod tests {
                 Entry::Statement(anonymous.clone()),
             ];
             let permission = Permission::new(entries);
-            assert_eq!(Granted::new(permission.clone()).permission(), permission);
+            let granted = Granted::new(permission.clone());
+            assert_eq!(granted.permission(), permission);
+
+            let rules = serde_json::to_string(granted.rules().as_ref()).expect("serializes");
+            let ids: Vec<Option<String>> = granted
+                .statement_ids()
+                .map(|id| id.map(ToString::to_string))
+                .collect();
+            let rules = Arc::new(serde_json::from_str(&rules).expect("reads"));
+            let restored = Granted::restored(rules, ids.iter().map(Option::as_deref));
+            assert_eq!(restored, granted);
         }
     }
 

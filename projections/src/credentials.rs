@@ -1,0 +1,173 @@
+//! The read model that a node's index starts from: every token as decisions know it, and every member, folded by the domain's
+//! own code. A batch of events is folded in memory: the rows it touches are read once, and those it changes are written once.
+
+mod rows;
+mod snapshot;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cqrs_es::Aggregate;
+use domain::access_token::{AccessTokenEvent, Created};
+use domain::authorization::Credential;
+use domain::ids::{MemberId, OrganizationId, TokenId};
+use domain::member::{Member, MemberEvent};
+use domain::organization::OrganizationEvent;
+use sqlx::PgConnection;
+
+pub use snapshot::{Snapshot, SnapshotError, TokenPage, TokenReader};
+
+use crate::log::{Fact, RecordedEvent};
+use crate::runner::ProjectError;
+
+/// A token, and where it belongs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CredentialRow {
+    /// Which.
+    pub token_id: TokenId,
+    /// The member who made it.
+    pub creator_id: MemberId,
+    /// Where in the log it was created.
+    pub created_position: i64,
+    /// All else.
+    pub credential: Credential,
+}
+
+/// A member.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CreatorRow {
+    /// As its stream gives it.
+    pub member: Member,
+    /// The last sequence of its stream that it holds; 0 where nothing was heard of it, but a token of its.
+    pub sequence: i64,
+    /// Its organization was removed, and it has not been added since.
+    pub has_ended: bool,
+}
+
+type MemberKey = (OrganizationId, MemberId);
+
+/// The rows that a batch of events touches.
+#[derive(Default)]
+struct Batch {
+    credentials: BTreeMap<TokenId, CredentialRow>,
+    creators: BTreeMap<MemberKey, CreatorRow>,
+    changed_credentials: BTreeSet<TokenId>,
+    changed_creators: BTreeSet<MemberKey>,
+}
+
+/// All of them at once.
+pub(crate) async fn project(
+    connection: &mut PgConnection,
+    events: &[RecordedEvent],
+) -> Result<(), ProjectError> {
+    let mut batch = Batch::load(connection, events).await?;
+    for event in events {
+        batch.apply(event);
+    }
+    batch.store(connection).await
+}
+
+impl Batch {
+    async fn load(connection: &mut PgConnection, events: &[RecordedEvent]) -> Result<Self, ProjectError> {
+        let (mut tokens, mut members, mut organizations) = (Vec::new(), BTreeSet::new(), Vec::new());
+        for event in events {
+            match &event.fact {
+                Fact::AccessToken(AccessTokenEvent::Created(created)) => {
+                    members.insert((created.organization_id, created.creator_id));
+                }
+                Fact::AccessToken(_) => tokens.extend(token_id(event)),
+                Fact::Member(fact) => {
+                    members.insert(fact.subject());
+                }
+                Fact::Organization(OrganizationEvent::Removed { organization_id }) => {
+                    organizations.push(*organization_id);
+                }
+            }
+        }
+        Ok(Self {
+            credentials: rows::credentials(connection, &tokens, &organizations).await?,
+            creators: rows::creators(connection, &members, &organizations).await?,
+            ..Self::default()
+        })
+    }
+
+    /// As the index takes it.
+    fn apply(&mut self, event: &RecordedEvent) {
+        match &event.fact {
+            Fact::AccessToken(AccessTokenEvent::Created(created)) => self.issue(event.position, created),
+            Fact::AccessToken(fact) => {
+                if let Some((token_id, row)) =
+                    token_id(event).and_then(|id| Some((id, self.credentials.get_mut(&id)?)))
+                {
+                    row.credential.apply(fact);
+                    self.changed_credentials.insert(token_id);
+                }
+            }
+            Fact::Member(fact) => {
+                let creator = self.creator(fact.subject());
+                creator.member.apply(fact.clone());
+                creator.sequence = event.sequence;
+                creator.has_ended &= !matches!(fact, MemberEvent::Added { .. });
+            }
+            Fact::Organization(OrganizationEvent::Removed { organization_id }) => {
+                self.remove_organization(*organization_id);
+            }
+        }
+    }
+
+    fn issue(&mut self, created_position: i64, created: &Created) {
+        let mut credential = Credential::issued(created);
+        // Made in the moment after its organization was removed.
+        if self
+            .creator((created.organization_id, created.creator_id))
+            .has_ended
+        {
+            credential.remove();
+        }
+        self.changed_credentials.insert(created.token_id);
+        self.credentials.insert(
+            created.token_id,
+            CredentialRow {
+                token_id: created.token_id,
+                creator_id: created.creator_id,
+                created_position,
+                credential,
+            },
+        );
+    }
+
+    /// To be changed: a token's creator is there from then on, whether or not anything was heard of it.
+    fn creator(&mut self, key: MemberKey) -> &mut CreatorRow {
+        self.changed_creators.insert(key);
+        self.creators.entry(key).or_default()
+    }
+
+    fn remove_organization(&mut self, organization_id: OrganizationId) {
+        for (token_id, row) in &mut self.credentials {
+            if row.credential.organization_id == organization_id {
+                row.credential.remove();
+                self.changed_credentials.insert(*token_id);
+            }
+        }
+        for (key, creator) in &mut self.creators {
+            if key.0 == organization_id {
+                creator.has_ended = true;
+                self.changed_creators.insert(*key);
+            }
+        }
+    }
+
+    async fn store(&self, connection: &mut PgConnection) -> Result<(), ProjectError> {
+        let credentials = self
+            .changed_credentials
+            .iter()
+            .filter_map(|id| self.credentials.get(id));
+        rows::store_credentials(connection, credentials).await?;
+        let creators = self.changed_creators.iter();
+        let creators = creators.filter_map(|key| Some((*key, self.creators.get(key)?)));
+        rows::store_creators(connection, creators).await
+    }
+}
+
+fn token_id(event: &RecordedEvent) -> Option<TokenId> {
+    event.aggregate_id.parse().ok()
+}

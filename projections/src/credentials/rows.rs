@@ -1,0 +1,282 @@
+//! The rows of `credentials` and `creators`, read and written by many at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use domain::access_token::{Secrets, TokenType};
+use domain::authorization::{Credential, CredentialState};
+use domain::ids::{MemberId, OrganizationId, TokenId};
+use domain::policy::{Granted, Rules};
+use domain::secret::SecretDigest;
+use sqlx::postgres::PgRow;
+use sqlx::types::Json;
+use sqlx::{PgConnection, Row};
+use uuid::Uuid;
+
+use super::{CreatorRow, CredentialRow, MemberKey};
+use crate::runner::ProjectError;
+
+/// The columns that [`credential`] reads, in its order.
+pub(super) const CREDENTIAL_COLUMNS: &str = "token_id, organization_id, creator_id, created_position, token_type, \
+    state, membership_number, expires_at, allowed_ips, digest, previous_digest, previous_until, rules, statement_ids";
+/// Those of [`creator`].
+pub(super) const CREATOR_COLUMNS: &str = "organization_id, member_id, state, sequence, has_ended";
+
+/// Why a stored row is of no use.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RowError {
+    /// It could not be had.
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+    /// It holds something that this binary does not know.
+    #[error("{what} of token {token_id} can't be read by this version")]
+    Unreadable {
+        /// Of which token.
+        token_id: Uuid,
+        /// Which column.
+        what: &'static str,
+    },
+}
+
+pub(super) async fn credentials(
+    connection: &mut PgConnection,
+    tokens: &[TokenId],
+    organizations: &[OrganizationId],
+) -> Result<BTreeMap<TokenId, CredentialRow>, ProjectError> {
+    let tokens: Vec<Uuid> = tokens.iter().map(|id| id.as_uuid()).collect();
+    let organizations: Vec<Uuid> = organizations.iter().map(|id| id.as_uuid()).collect();
+    let rows = sqlx::query(&format!(
+        "select {CREDENTIAL_COLUMNS} from credentials where token_id = any($1) or organization_id = any($2)"
+    ))
+    .bind(tokens)
+    .bind(organizations)
+    .fetch_all(connection)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let read = credential(row, |rules| Ok(Arc::new(serde_json::from_str(rules)?)));
+            let row = read.map_err(|error| ProjectError::Unreadable(error.to_string()))?;
+            Ok((row.token_id, row))
+        })
+        .collect()
+}
+
+/// A row; its rules by way of whoever may have read the same text before.
+pub(super) fn credential(
+    row: &PgRow,
+    rules: impl FnOnce(&str) -> Result<Arc<Rules>, serde_json::Error>,
+) -> Result<CredentialRow, RowError> {
+    let token_id: Uuid = row.try_get(0)?;
+    let unreadable = |what| RowError::Unreadable { token_id, what };
+    let digest = |bytes: &[u8]| match bytes.try_into() {
+        Ok(bytes) => Ok(SecretDigest::from_bytes(bytes)),
+        Err(_) => Err(unreadable("a digest")),
+    };
+    let state: &str = row.try_get(5)?;
+    let state = CredentialState::ALL
+        .into_iter()
+        .find(|known| known.as_str() == state);
+    let membership_number: i32 = row.try_get(6)?;
+    let allowed_ips: Vec<String> = row.try_get(8)?;
+    let current = digest(row.try_get(9)?)?;
+    let previous_digest: Option<&[u8]> = row.try_get(10)?;
+    let previous_until: Option<DateTime<Utc>> = row.try_get(11)?;
+    let previous = previous_digest.map(digest).transpose()?;
+    let rules = match row.try_get(12)? {
+        Some(text) => rules(text).map_err(|_| unreadable("the permission"))?,
+        None => Arc::default(),
+    };
+    let statement_ids: Option<Json<Vec<Option<String>>>> = row.try_get(13)?;
+    let statement_ids = statement_ids.map(|ids| ids.0).unwrap_or_default();
+    Ok(CredentialRow {
+        token_id: token_id.into(),
+        creator_id: row.try_get::<Uuid, _>(2)?.into(),
+        created_position: row.try_get(3)?,
+        credential: Credential {
+            organization_id: row.try_get::<Uuid, _>(1)?.into(),
+            token_type: TokenType::parse(row.try_get(4)?).ok_or_else(|| unreadable("the type"))?,
+            state: state.ok_or_else(|| unreadable("the state"))?,
+            membership_number: membership_number
+                .try_into()
+                .map_err(|_| unreadable("the membership number"))?,
+            expires_at: row.try_get(7)?,
+            allowed_ips: allowed_ips
+                .iter()
+                .map(|net| net.parse().map_err(|_| unreadable("an address")))
+                .collect::<Result<_, _>>()?,
+            permission: Granted::restored(rules, statement_ids.iter().map(Option::as_deref)),
+            secrets: Secrets::restored(current, previous.zip(previous_until)),
+        },
+    })
+}
+
+pub(super) async fn creators(
+    connection: &mut PgConnection,
+    members: &BTreeSet<MemberKey>,
+    organizations: &[OrganizationId],
+) -> Result<BTreeMap<MemberKey, CreatorRow>, ProjectError> {
+    let (of, ids): (Vec<Uuid>, Vec<Uuid>) = members
+        .iter()
+        .map(|(of, id)| (of.as_uuid(), id.as_uuid()))
+        .unzip();
+    let organizations: Vec<Uuid> = organizations.iter().map(|id| id.as_uuid()).collect();
+    let rows = sqlx::query(&format!(
+        "select {CREATOR_COLUMNS} from creators
+         where (organization_id, member_id) in (select * from unnest($1::uuid[], $2::uuid[]))
+         union all
+         select {CREATOR_COLUMNS} from creators where organization_id = any($3)
+           and (organization_id, member_id) not in (select * from unnest($1::uuid[], $2::uuid[]))"
+    ))
+    .bind(of)
+    .bind(ids)
+    .bind(organizations)
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.iter().map(creator).collect::<Result<_, sqlx::Error>>()?)
+}
+
+/// A row; where its member can't be read, the error says of which column.
+pub(super) fn creator(row: &PgRow) -> Result<(MemberKey, CreatorRow), sqlx::Error> {
+    let organization_id: OrganizationId = row.try_get::<Uuid, _>(0)?.into();
+    let member_id: MemberId = row.try_get::<Uuid, _>(1)?.into();
+    let row = CreatorRow {
+        member: row.try_get::<Json<_>, _>(2)?.0,
+        sequence: row.try_get(3)?,
+        has_ended: row.try_get(4)?,
+    };
+    Ok(((organization_id, member_id), row))
+}
+
+pub(super) async fn store_credentials(
+    connection: &mut PgConnection,
+    rows: impl Iterator<Item = &CredentialRow>,
+) -> Result<(), ProjectError> {
+    let mut columns = Columns::default();
+    for row in rows {
+        columns.add(row)?;
+    }
+    if columns.token_ids.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "insert into credentials as c (token_id, organization_id, creator_id, created_position, token_type, state,
+             membership_number, expires_at, allowed_ips, digest, previous_digest, previous_until, rules, statement_ids)
+         select token_id, organization_id, creator_id, created_position, token_type, state, membership_number, expires_at,
+                string_to_array(allowed_ips, ','), digest, previous_digest, previous_until, rules, statement_ids
+         from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::bigint[], $5::text[], $6::text[], $7::int[],
+                     $8::timestamptz[], $9::text[], $10::bytea[], $11::bytea[], $12::timestamptz[], $13::text[],
+                     $14::json[])
+             as changed (token_id, organization_id, creator_id, created_position, token_type, state, membership_number,
+                         expires_at, allowed_ips, digest, previous_digest, previous_until, rules, statement_ids)
+         on conflict (token_id) do update
+         set state = excluded.state, membership_number = excluded.membership_number, expires_at = excluded.expires_at,
+             allowed_ips = excluded.allowed_ips, digest = excluded.digest, previous_digest = excluded.previous_digest,
+             previous_until = excluded.previous_until",
+    )
+    .bind(columns.token_ids)
+    .bind(columns.organizations)
+    .bind(columns.creators)
+    .bind(columns.positions)
+    .bind(columns.types)
+    .bind(columns.states)
+    .bind(columns.membership_numbers)
+    .bind(columns.expiries)
+    .bind(columns.allowed_ips)
+    .bind(columns.digests)
+    .bind(columns.previous_digests)
+    .bind(columns.previous_until)
+    .bind(columns.rules)
+    .bind(columns.statement_ids)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Tokens, column by column.
+#[derive(Default)]
+struct Columns {
+    token_ids: Vec<Uuid>,
+    organizations: Vec<Uuid>,
+    creators: Vec<Uuid>,
+    positions: Vec<i64>,
+    types: Vec<&'static str>,
+    states: Vec<&'static str>,
+    membership_numbers: Vec<i32>,
+    expiries: Vec<Option<DateTime<Utc>>>,
+    /// Each token's, with commas in between: PostgreSQL has no arrays of arrays of different lengths.
+    allowed_ips: Vec<String>,
+    digests: Vec<Vec<u8>>,
+    previous_digests: Vec<Option<Vec<u8>>>,
+    previous_until: Vec<Option<DateTime<Utc>>>,
+    rules: Vec<Option<String>>,
+    statement_ids: Vec<Option<Json<Vec<Option<String>>>>>,
+}
+
+impl Columns {
+    fn add(&mut self, row: &CredentialRow) -> Result<(), ProjectError> {
+        let credential = &row.credential;
+        let allowed_ips: Vec<String> = credential.allowed_ips.iter().map(ToString::to_string).collect();
+        let previous = credential.secrets.previous();
+        let permission = &credential.permission;
+        let rules = if permission.is_empty() {
+            None
+        } else {
+            Some(serde_json::to_string(permission.rules().as_ref())?)
+        };
+        let ids: Vec<Option<String>> = permission
+            .statement_ids()
+            .map(|id| id.map(ToString::to_string))
+            .collect();
+        self.token_ids.push(row.token_id.as_uuid());
+        self.organizations.push(credential.organization_id.as_uuid());
+        self.creators.push(row.creator_id.as_uuid());
+        self.positions.push(row.created_position);
+        self.types.push(credential.token_type.as_str());
+        self.states.push(credential.state.as_str());
+        self.membership_numbers
+            .push(i32::try_from(credential.membership_number)?);
+        self.expiries.push(credential.expires_at);
+        self.allowed_ips.push(allowed_ips.join(","));
+        self.digests
+            .push(credential.secrets.current().as_bytes().to_vec());
+        self.previous_digests
+            .push(previous.map(|(digest, _)| digest.as_bytes().to_vec()));
+        self.previous_until.push(previous.map(|(_, until)| until));
+        self.rules.push(rules);
+        self.statement_ids.push((!ids.is_empty()).then_some(Json(ids)));
+        Ok(())
+    }
+}
+
+pub(super) async fn store_creators(
+    connection: &mut PgConnection,
+    rows: impl Iterator<Item = (MemberKey, &CreatorRow)>,
+) -> Result<(), ProjectError> {
+    let (mut organizations, mut members, mut states) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut sequences, mut ended) = (Vec::new(), Vec::new());
+    for ((organization_id, member_id), row) in rows {
+        organizations.push(organization_id.as_uuid());
+        members.push(member_id.as_uuid());
+        states.push(Json(&row.member));
+        sequences.push(row.sequence);
+        ended.push(row.has_ended);
+    }
+    if members.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "insert into creators as c (organization_id, member_id, state, sequence, has_ended)
+         select * from unnest($1::uuid[], $2::uuid[], $3::json[], $4::bigint[], $5::bool[])
+         on conflict (organization_id, member_id) do update
+         set state = excluded.state, sequence = excluded.sequence, has_ended = excluded.has_ended",
+    )
+    .bind(organizations)
+    .bind(members)
+    .bind(states)
+    .bind(sequences)
+    .bind(ended)
+    .execute(connection)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,187 @@
+//! All of the read model as of one position: the live version, its checkpoint and its rows, in one repeatable-read snapshot.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use domain::policy::Rules;
+use sqlx::postgres::PgRow;
+use sqlx::{Executor, PgPool, Postgres, Transaction};
+use thiserror::Error;
+use uuid::Uuid;
+
+use super::rows::{self, RowError};
+use super::{CreatorRow, CredentialRow, MemberKey};
+use crate::checkpoint::{self, Tables};
+use crate::runner::ReadModel;
+
+/// Rows in one read.
+const PAGE: u32 = 5_000;
+
+/// A snapshot that is being read. What is done to the read model from now on does not show in it.
+#[derive(Debug)]
+pub struct Snapshot {
+    transaction: Transaction<'static, Postgres>,
+    schema: String,
+    position: i64,
+    hash: Option<Vec<u8>>,
+    epoch: Uuid,
+    tokens: usize,
+}
+
+/// Why a snapshot can't be read.
+#[derive(Debug, Error)]
+pub enum SnapshotError {
+    /// The database; or the version was replaced in this moment. Another try may get through.
+    #[error("the read model of credentials is out of reach")]
+    Database(#[from] sqlx::Error),
+    /// Something in it is not of this version.
+    #[error("the read model of credentials is not of this version: {0}")]
+    Unreadable(String),
+}
+
+impl Snapshot {
+    /// Of the live version, as it is now.
+    ///
+    /// # Errors
+    /// [`SnapshotError`]
+    pub async fn begin(pool: &PgPool) -> Result<Self, SnapshotError> {
+        let mut transaction = pool.begin().await?;
+        transaction
+            .execute("set transaction isolation level repeatable read, read only")
+            .await?;
+        let name = ReadModel::Credentials.name();
+        let live = checkpoint::of_read_model(&mut transaction, name, Tables::Live).await?;
+        let (hash, epoch): (Option<Vec<u8>>, Uuid) = sqlx::query_as(
+            "select (select hash from events where position = $1), (select epoch from log_epoch)",
+        )
+        .bind(live.position)
+        .fetch_one(&mut *transaction)
+        .await?;
+        let schema = ReadModel::Credentials.schema(live.version);
+        // Enough to make room by; nobody needs to know it exactly.
+        let tokens: f32 = sqlx::query_scalar("select reltuples from pg_class where oid = to_regclass($1)")
+            .bind(format!("{schema}.credentials"))
+            .fetch_optional(&mut *transaction)
+            .await?
+            .unwrap_or(0.0);
+        let columns = rows::CREDENTIAL_COLUMNS;
+        let cursor =
+            format!("declare credentials_cursor cursor for select {columns} from {schema}.credentials");
+        transaction.execute(cursor.as_str()).await?;
+        Ok(Self {
+            transaction,
+            schema,
+            position: live.position,
+            hash,
+            epoch,
+            tokens: format!("{tokens:.0}").parse().unwrap_or(0),
+        })
+    }
+
+    /// The last position it holds.
+    #[must_use]
+    pub fn position(&self) -> i64 {
+        self.position
+    }
+
+    /// The hash of the event there; none at position 0.
+    #[must_use]
+    pub fn hash(&self) -> Option<&[u8]> {
+        self.hash.as_deref()
+    }
+
+    /// Of which log.
+    #[must_use]
+    pub fn epoch(&self) -> Uuid {
+        self.epoch
+    }
+
+    /// About how many tokens there are.
+    #[must_use]
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// Every member. They are few beside the tokens, and needed before them.
+    ///
+    /// # Errors
+    /// [`SnapshotError`]
+    pub async fn creators(&mut self) -> Result<Vec<(MemberKey, CreatorRow)>, SnapshotError> {
+        let (columns, schema) = (rows::CREATOR_COLUMNS, &self.schema);
+        let creators = sqlx::query(&format!("select {columns} from {schema}.creators"))
+            .fetch_all(&mut *self.transaction)
+            .await?;
+        creators
+            .iter()
+            .map(|row| rows::creator(row).map_err(unreadable))
+            .collect()
+    }
+
+    /// The next tokens, as they come; empty after the last.
+    ///
+    /// # Errors
+    /// [`SnapshotError`]
+    pub async fn next(&mut self) -> Result<TokenPage, SnapshotError> {
+        let fetch = format!("fetch {PAGE} from credentials_cursor");
+        Ok(TokenPage(
+            sqlx::query(&fetch).fetch_all(&mut *self.transaction).await?,
+        ))
+    }
+}
+
+/// Understands the rows of a snapshot.
+#[derive(Debug, Default)]
+pub struct TokenReader {
+    /// By their text: a million tokens have few different ones.
+    rules: HashMap<String, Arc<Rules>>,
+}
+
+impl TokenReader {
+    /// What a page holds; equal rules are one.
+    ///
+    /// # Errors
+    /// [`SnapshotError`]
+    pub fn read(&mut self, page: &TokenPage) -> Result<Vec<CredentialRow>, SnapshotError> {
+        page.0
+            .iter()
+            .map(|row| {
+                rows::credential(row, |text| self.rules(text)).map_err(|error| match error {
+                    RowError::Database(error) => unreadable(error),
+                    RowError::Unreadable { .. } => SnapshotError::Unreadable(error.to_string()),
+                })
+            })
+            .collect()
+    }
+
+    fn rules(&mut self, text: &str) -> Result<Arc<Rules>, serde_json::Error> {
+        if let Some(rules) = self.rules.get(text) {
+            return Ok(Arc::clone(rules));
+        }
+        let rules: Arc<Rules> = Arc::new(serde_json::from_str(text)?);
+        self.rules.insert(text.to_owned(), Arc::clone(&rules));
+        Ok(rules)
+    }
+}
+
+/// Some tokens, as the database has sent them.
+#[derive(Debug)]
+pub struct TokenPage(Vec<PgRow>);
+
+impl TokenPage {
+    /// Was there nothing more?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// A column that is there and can't be decoded is not of this version; a column that is not there neither.
+fn unreadable(error: sqlx::Error) -> SnapshotError {
+    match error {
+        sqlx::Error::ColumnDecode { source, .. } => SnapshotError::Unreadable(source.to_string()),
+        sqlx::Error::ColumnNotFound(_) | sqlx::Error::ColumnIndexOutOfBounds { .. } => {
+            SnapshotError::Unreadable(error.to_string())
+        }
+        error => SnapshotError::Database(error),
+    }
+}
