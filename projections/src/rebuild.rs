@@ -234,7 +234,7 @@ impl Rebuild {
         .fetch_one(&mut *transaction)
         .await?;
         for _ in 0..BATCHES_UNDER_LOCK {
-            if position >= 0 {
+            if self.runner.step().await? >= position {
                 return Ok(Some(version));
             }
         }
