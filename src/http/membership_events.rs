@@ -13,11 +13,13 @@ use utoipa::ToSchema;
 use super::Service;
 use super::access_tokens::settle;
 use super::body::read;
+use super::confirming::{Wait, confirmed};
 use super::envelope::done;
 use super::openapi::schemas::Success;
-use super::openapi::{MEMBERSHIP, cloud_events, problems};
+use super::openapi::{MEMBERSHIP, cloud_events, parameters, problems};
 use super::problem::Problem;
 use crate::commands::membership::{About, Message, Poll, RawMessage, Taken};
+use crate::commands::{Done, Effect};
 use crate::intake::IntakeState;
 use crate::intake::member_events::understand;
 
@@ -51,7 +53,8 @@ struct TakenBody {
                    of them are taken or none. An event with a known `source` and `id` changes nothing, so a request that was \
                    not answered can be sent again. One that can't be used is set aside, as in the topic. Where the service \
                    reads a topic too, `version` is required: there is no order between the two. Answered when every event \
-                   is in the log.",
+                   is in the log and no node decides without knowing it.",
+    params(parameters::Wait),
     request_body(content(
         (cloud_events::CloudEvent = "application/cloudevents+json"),
         (Vec<cloud_events::CloudEvent> = "application/cloudevents-batch+json"),
@@ -59,6 +62,8 @@ struct TakenBody {
     responses(
         (status = 200, description = "They are in the log.", body = Success<TakenBody>, headers(
             ("X-Log-Position" = i64, description = "The position of the last of them, or one after it."),
+            ("X-Confirmed-Nodes" = i64, description = "How many nodes said that they know, where the answer waited for them."),
+            ("X-Confirmed-In-Ms" = i64, description = "How long that took, in milliseconds."),
         )),
         problems::MembershipEvents,
     ),
@@ -66,6 +71,7 @@ struct TakenBody {
 pub(super) async fn take(
     State(service): State<Service>,
     _: IntakeKey,
+    wait: Wait,
     Events(messages): Events,
 ) -> Result<Response, Problem> {
     let reads_a_topic = *service.vitals.intake.borrow() != IntakeState::Off;
@@ -78,7 +84,15 @@ pub(super) async fn take(
     };
     let taken = service.commands.take_poll(&poll).await?;
     settle(&service, taken.position).await;
-    Ok(done(taken.position, TakenBody::from(taken)))
+    // Also where all of them were known before: whoever sent them first may not have been told that every node knows.
+    let taken = Done {
+        position: taken.position,
+        effect: Effect::TakesAway,
+        value: taken,
+    };
+    let confirmation = service.confirm(&taken, wait).await?;
+    let response = done(taken.position, TakenBody::from(taken.value));
+    Ok(confirmed(response, confirmation))
 }
 
 impl From<Taken> for TakenBody {

@@ -100,13 +100,14 @@ problems! {
     Toggle => revoking([Problem::NotFound, Problem::Refused(AccessTokenRefusal::TokenIsExpired)]);
     Deactivate => revoking([Problem::NotFound]);
     MembershipEvents => vec![
-        invalid(["content_type_is_invalid", "body_is_invalid", "too_many_events", "version_is_required"]),
+        invalid(["content_type_is_invalid", "body_is_invalid", "too_many_events", "version_is_required", "wait_is_invalid"]),
         Problem::Unauthorized,
         Problem::NotFound,
         Problem::Conflict,
         Problem::TooLarge,
         too_many_requests(),
         Problem::Unavailable,
+        Problem::Unconfirmed { position: 0 },
     ];
     /// Only an id that is no uuid is not found.
     Remove => revoking([Problem::NotFound]);

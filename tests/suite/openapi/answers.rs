@@ -454,6 +454,10 @@ fn requests(world: &World, operation: &str, status: u16) -> Option<Vec<reqwest::
             tell(app, SINGLE, "[]".to_owned()),
             tell(app, BATCH, format!("[{}{{}}]", "{},".repeat(1000))),
             tell(&world.reading, SINGLE, removed()),
+            app.request(Method::POST, "/api/v1/membership/events?wait=long")
+                .header("x-intake-key", INTAKE_KEY)
+                .header("content-type", SINGLE)
+                .body(removed()),
         ],
         ("sendMembershipEvents", 401) => vec![app.request(Method::POST, "/api/v1/membership/events")],
         ("sendMembershipEvents", 404) => vec![tell(closed, SINGLE, removed())],

@@ -3,7 +3,7 @@
 use reqwest::Method;
 
 use super::*;
-use crate::support::Answer;
+use crate::support::{Answer, INTAKE_KEY, cloud_event};
 
 /// How long a lost node is waited for, at least: 1.05 times the default of `MAX_STALENESS_MS`.
 const LAPSE_MS: u64 = 1050;
@@ -146,7 +146,7 @@ async fn a_node_that_goes_on_without_reading_the_log_is_waited_for_as_long_as_it
     alive.await.unwrap();
 }
 
-/// Tried: `asked > since + PATIENCE` never true: it waits a minute.
+/// Tried: with two minutes of `PATIENCE` it is answered after one, when the lease has run out.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_can_not_be_waited_for_is_reported_and_what_was_done_stands() {
     let app = TestApp::start().await;
@@ -292,6 +292,36 @@ async fn what_can_take_something_away_waits_and_nothing_else_does() {
     }
     let wrong = Answer::of(put("/deactivate?wait=no", json!({}))).await;
     assert_eq!((wrong.status, wrong.code()), (400, "wait_is_invalid"));
+}
+
+/// The creator is removed by the intake over HTTP; sent again, it waits again. Tried: the route without `confirm`.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_removed_over_http_is_answered_when_no_node_accepts_its_personal_tokens() {
+    let app = TestApp::start().await;
+    let (_, secret) = app.developer().personal_token("ci").await;
+    let node = Node::start(&app, &[]).await;
+    let (organization_id, developer) = (app.organization_id, app.developer().member_id);
+    let removed = cloud_event("MemberRemoved", organization_id, developer, json!({}));
+    let tell = async |query: &str| {
+        let request = app
+            .request(Method::POST, &format!("/api/v1/membership/events{query}"))
+            .header("x-intake-key", INTAKE_KEY)
+            .header("content-type", "application/cloudevents+json")
+            .body(removed.to_string());
+        Answer::of(request).await
+    };
+    node.process.pause();
+    let answer = tell("?wait=none").await;
+    assert_eq!((answer.status, nodes(&answer)), (200, ""), "{}", answer.text);
+    let answer = tell("").await;
+    assert_eq!((answer.status, nodes(&answer)), (200, "1"), "{}", answer.text);
+    assert!(took(&answer) >= LAPSE_MS, "{} ms", took(&answer));
+    node.process.resume();
+    assert_ne!(node.ask(&secret).await, "allowed");
+    eventually("the node is back", async || node.is_ready().await.then_some(())).await;
+    let answer = tell("").await;
+    assert_eq!((answer.status, nodes(&answer)), (200, "2"), "{}", answer.text);
+    assert_eq!(node.ask(&secret).await, "creator_not_a_member");
 }
 
 #[tokio::test(flavor = "multi_thread")]
