@@ -53,6 +53,14 @@ missing_for_kafka() {
     have mvn || echo maven
 }
 
+# The same for the proxies that the tests put in front of an API.
+missing_for_gateways() {
+    local proxy
+    for proxy in nginx caddy; do
+        have "$proxy" || [ -x "/usr/sbin/$proxy" ] || echo "$proxy"
+    done
+}
+
 as_root() {
     if [ "$(id -u)" -eq 0 ]; then
         "$@"
@@ -85,9 +93,22 @@ apt_install_postgresql() {
     return "$status"
 }
 
+# Debian starts what it installs, now and at each boot, and nobody here asked for a proxy that listens.
+apt_install_unstarted() {
+    local policy=/usr/sbin/policy-rc.d is_ours=no status=0
+    if [ ! -e "$policy" ]; then
+        printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null && as_root chmod 755 "$policy" || return 1
+        is_ours=yes
+    fi
+    apt_install "$@" || status=$?
+    if [ "$is_ours" = yes ]; then as_root rm -f "$policy"; fi
+    if have systemctl; then as_root systemctl disable "$@" >/dev/null 2>&1 || true; fi
+    return "$status"
+}
+
 # Installs the packages named, if there are any. Answers 1, having said why, where that can't be done.
 install_packages() {
-    local package plain=() postgresql=no
+    local package plain=() proxies=() postgresql=no
     [ "$#" -gt 0 ] || return 0
     if ! have apt-get; then
         say "missing: $*; this is not Debian or Ubuntu, so install what these packages of Debian hold yourself" \
@@ -102,6 +123,7 @@ install_packages() {
     for package in "$@"; do
         case $package in
         postgresql) postgresql=yes ;;
+        nginx | caddy) proxies+=("$package") ;;
         java)
             if apt-cache show openjdk-17-jre-headless >/dev/null 2>&1; then
                 plain+=(openjdk-17-jre-headless)
@@ -114,6 +136,10 @@ install_packages() {
     done
     if [ "${#plain[@]}" -gt 0 ] && ! apt_install "${plain[@]}"; then
         say "apt-get could not install ${plain[*]}"
+        return 1
+    fi
+    if [ "${#proxies[@]}" -gt 0 ] && ! apt_install_unstarted "${proxies[@]}"; then
+        say "apt-get could not install ${proxies[*]}"
         return 1
     fi
     if [ "$postgresql" = yes ]; then

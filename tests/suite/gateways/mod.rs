@@ -2,6 +2,7 @@
 
 mod forward_auth;
 mod introspection;
+mod proxies;
 
 use chrono::{TimeDelta, Utc};
 use reqwest::Method;
