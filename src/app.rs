@@ -25,6 +25,7 @@ use crate::intake::{Intake, IntakeState, StartIntakeError};
 use crate::log::Appender;
 use crate::reactor::Reactor;
 use crate::report::Report;
+use crate::retention::Retention;
 use crate::schema::SchemaError;
 
 /// Connections for requests.
@@ -201,6 +202,8 @@ impl App {
             });
             read_models.push((read_model, seen));
         }
+        let retention = Retention::new(log_pool.clone(), config.parked_retention_days);
+        tasks.spawn("retention", |stop| retention.run(stop));
         let reactor = Reactor::new(log_pool.clone(), commands.clone());
         tasks.spawn("reactor", |stop| reactor.run(news.follower(), stop));
         tasks.spawn("news", |stop| news.run(stop));

@@ -41,6 +41,8 @@ pub struct Config {
     pub max_staleness: Duration,
     /// The farthest expiry, in days.
     pub max_expiry_days: u32,
+    /// How long the contents of parked messages are kept, in days.
+    pub parked_retention_days: u32,
     /// Tokens of an organization that are not removed.
     pub max_tokens: u32,
     /// With what the log's checkpoints are signed; none: they are not.
@@ -159,6 +161,10 @@ impl Config {
         if !(100..=60_000).contains(&max_staleness_ms) {
             return Err(invalid("MAX_STALENESS_MS", "it must be 100 to 60000"));
         }
+        let parked_retention_days: u32 = environment.parse("PARKED_RETENTION_DAYS", 90)?;
+        if !(1..=36_500).contains(&parked_retention_days) {
+            return Err(invalid("PARKED_RETENTION_DAYS", "it must be 1 to 36500"));
+        }
         if let Some(source) = environment
             .get("FORWARD_AUTH_SOURCE")
             .filter(|source| *source != "headers")
@@ -179,6 +185,7 @@ impl Config {
             trusted_proxy_hops: environment.parse("TRUSTED_PROXY_HOPS", 0)?,
             intake: intake(environment),
             max_staleness: Duration::from_millis(max_staleness_ms),
+            parked_retention_days,
             max_expiry_days: environment.parse("MAX_EXPIRY_DAYS", 400)?,
             cors_origins: environment
                 .list("CORS_ORIGINS")

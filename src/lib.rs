@@ -4,7 +4,8 @@
 //! Floors, from the ground; a file imports only from floors below its own:
 //!
 //! 1. the crates `domain` and `projections`; [`report`], [`clock`]
-//! 2. [`audit`] (the log as evidence), [`log`] (the write side), [`follow`] (who is woken by it), [`schema`]
+//! 2. [`audit`] (the log as evidence), [`log`] (the write side), [`follow`] (who is woken by it), [`schema`],
+//!    [`retention`]
 //! 3. [`commands`] (the only writer), [`authorization`] (decisions from memory)
 //! 4. [`intake`], [`reactor`]
 //! 5. [`http`]
@@ -25,4 +26,5 @@ pub mod log;
 pub mod operator;
 pub mod reactor;
 pub mod report;
+pub mod retention;
 pub mod schema;

@@ -50,6 +50,9 @@ enum Command {
         #[command(subcommand)]
         command: operator::AuditCommand,
     },
+    /// The membership messages that could not be used: list and release them (needs DATABASE_URL)
+    #[command(subcommand)]
+    Parked(operator::ParkedCommand),
     /// Print the OpenAPI 3.1 document, as GET /openapi.json answers it
     Openapi,
 }
@@ -99,6 +102,10 @@ async fn run(command: Command) -> Result<(), Box<dyn Error>> {
         Command::Audit { command } => {
             log_to_stderr("warn")?;
             Ok(operator::audit(&Environment::of_process(), &command).await?)
+        }
+        Command::Parked(command) => {
+            log_to_stderr("warn")?;
+            Ok(operator::parked(&database_url(&Environment::of_process())?, command).await?)
         }
         Command::Openapi => {
             let document = featbit_tokens::http::document()?;

@@ -10,7 +10,8 @@ use sqlx::PgPool;
 use uuid::Uuid;
 
 use super::{Actor, Appended, Attempts, CommandError, Commands};
-use crate::log::{InboxKey, OffsetMove, ParkedMessage, Partition, Profile, UnitOfWork};
+use crate::log::{InboxKey, OffsetMove, ParkedChange, ParkedMessage, Partition, Profile, UnitOfWork};
+use crate::report::Report;
 
 /// A message of the topic, as it came and as it was understood.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,6 +20,26 @@ pub struct Message {
     pub raw: RawMessage,
     /// What it says.
     pub meaning: Result<MembershipEvent, Unusable>,
+}
+
+impl Message {
+    /// Its CloudEvents type, if it could be read.
+    #[must_use]
+    pub fn event_type(&self) -> Option<&str> {
+        match &self.meaning {
+            Ok(event) => Some(&event.event_type),
+            Err(unusable) => unusable.event_type.as_deref(),
+        }
+    }
+
+    /// Everybody it may be about.
+    #[must_use]
+    pub fn members(&self) -> Vec<(OrganizationId, MemberId)> {
+        match &self.meaning {
+            Ok(event) => event.member().into_iter().collect(),
+            Err(unusable) => unusable.members.clone(),
+        }
+    }
 }
 
 /// A message as it came.
@@ -47,6 +68,15 @@ pub struct MembershipEvent {
     pub organization_id: OrganizationId,
     /// What is said, and of whom.
     pub about: About,
+}
+
+impl MembershipEvent {
+    fn member(&self) -> Option<(OrganizationId, MemberId)> {
+        match self.about {
+            About::Member { member_id, .. } => Some((self.organization_id, member_id)),
+            About::Organization => None,
+        }
+    }
 }
 
 /// Whom a membership event is about.
@@ -87,6 +117,47 @@ pub struct Poll {
     pub offset: Option<OffsetMove>,
 }
 
+/// Why a message is parked that the log refuses.
+pub(super) const UNFIT: &str = "refused_by_the_log";
+
+impl Poll {
+    /// The earlier and the later half of the messages, each with its part of the way; none of a single one.
+    fn halves(&self) -> Option<(Self, Self)> {
+        let (first, second) = self.messages.split_at(self.messages.len().div_euclid(2));
+        let middle = second.first().filter(|_| !first.is_empty())?.raw.offset;
+        let half = |messages: &[Message], expected: Option<i64>, next_offset: Option<i64>| Self {
+            messages: messages.to_vec(),
+            offset: self.offset.as_ref().map(|offset| OffsetMove {
+                partition: offset.partition.clone(),
+                expected: expected.or(offset.expected),
+                next_offset: next_offset.unwrap_or(offset.next_offset),
+            }),
+        };
+        Some((half(first, None, middle), half(second, middle, None)))
+    }
+
+    fn unfit(mut self) -> Self {
+        for message in &mut self.messages {
+            message.meaning = Err(Unusable {
+                reason: UNFIT,
+                event_type: message.event_type().map(ToOwned::to_owned),
+                members: message.members(),
+            });
+        }
+        self
+    }
+
+    fn bare(mut self) -> Self {
+        for message in &mut self.messages {
+            message.raw.headers.clear();
+            if let Err(unusable) = &mut message.meaning {
+                unusable.event_type = None;
+            }
+        }
+        self
+    }
+}
+
 /// What became of the messages of a poll.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Taken {
@@ -102,13 +173,54 @@ pub struct Taken {
     pub position: i64,
 }
 
+impl Taken {
+    /// Both together.
+    fn and(self, later: Self) -> Self {
+        Self {
+            applied: self.applied.saturating_add(later.applied),
+            repeated: self.repeated.saturating_add(later.repeated),
+            stale: self.stale.saturating_add(later.stale),
+            parked: self.parked.saturating_add(later.parked),
+            position: self.position.max(later.position),
+        }
+    }
+}
+
 impl Commands {
-    /// Takes a poll. Nothing of it is lost and nothing is taken twice.
+    /// Takes a poll. Nothing of it is lost and nothing is taken twice. Where the log refuses something of it, that alone is
+    /// set aside.
     ///
     /// # Errors
     /// `OffsetFenced` where the partition is somebody else's by now, `Unavailable`; then nothing of it stands, or it can
     /// be taken again without harm.
     pub async fn take_poll(&self, poll: &Poll) -> Result<Taken, CommandError> {
+        match self.take_whole(poll).await {
+            Err(CommandError::Unfit(error)) => {
+                tracing::error!(error = %Report(&*error), messages = poll.messages.len(), "the log refuses a poll");
+                Box::pin(self.take_apart(poll)).await
+            }
+            taken => taken,
+        }
+    }
+
+    async fn take_apart(&self, poll: &Poll) -> Result<Taken, CommandError> {
+        let Some((first, second)) = poll.halves() else {
+            return self.park_unfit(poll).await;
+        };
+        let (first, second) = (self.take_poll(&first).await?, self.take_poll(&second).await?);
+        Ok(first.and(second))
+    }
+
+    /// Sets a poll's only message aside; where the log takes not even that, without what its producer says beside it.
+    async fn park_unfit(&self, poll: &Poll) -> Result<Taken, CommandError> {
+        let unfit = poll.clone().unfit();
+        match self.take_whole(&unfit).await {
+            Err(CommandError::Unfit(_)) => self.take_whole(&unfit.bare()).await,
+            taken => taken,
+        }
+    }
+
+    async fn take_whole(&self, poll: &Poll) -> Result<Taken, CommandError> {
         let mut attempts = Attempts::default();
         loop {
             let unit = self.unit(&Actor::Intake);
@@ -129,15 +241,20 @@ impl Commands {
 }
 
 async fn stage(pool: &PgPool, unit: &UnitOfWork, poll: &Poll) -> Result<Taken, CommandError> {
-    let mut used = used_keys(pool, poll).await?;
-    unit.preload::<Member>(&streams(poll)).await?;
+    let mut used = used_keys(pool, &poll.messages).await?;
+    unit.preload::<Member>(&streams(&poll.messages)).await?;
     let mut taken = Taken::default();
     for message in &poll.messages {
         match &message.meaning {
             Ok(event) if !used.insert(event.key.clone()) => taken.repeated += 1,
             Ok(event) => {
                 unit.use_key(event.key.clone());
-                match take(unit, event).await? {
+                let effect = if is_behind_parked(unit, event).await? {
+                    Effect::CannotBeTaken("behind_parked")
+                } else {
+                    take(unit, event).await?
+                };
+                match effect {
                     Effect::Applied => taken.applied += 1,
                     Effect::Stale => taken.stale += 1,
                     Effect::CannotBeTaken(reason) => {
@@ -155,13 +272,32 @@ async fn stage(pool: &PgPool, unit: &UnitOfWork, poll: &Poll) -> Result<Taken, C
     Ok(taken)
 }
 
-enum Effect {
+/// What becomes of an event that can be used.
+pub(super) enum Effect {
+    /// It changes something.
     Applied,
+    /// It changes nothing.
     Stale,
+    /// It has to be set aside; why, a code.
     CannotBeTaken(&'static str),
 }
 
-async fn take(unit: &UnitOfWork, event: &MembershipEvent) -> Result<Effect, CommandError> {
+/// Would it overtake a parked message of its member?
+pub(super) async fn is_behind_parked(
+    unit: &UnitOfWork,
+    event: &MembershipEvent,
+) -> Result<bool, CommandError> {
+    match event.member() {
+        None => Ok(false),
+        Some((organization_id, member_id)) => {
+            let stream_id = Member::stream_id(organization_id, member_id);
+            Ok(unit.look(&stream_id, Member::is_blocked).await?)
+        }
+    }
+}
+
+/// Lets the domain decide an event.
+pub(super) async fn take(unit: &UnitOfWork, event: &MembershipEvent) -> Result<Effect, CommandError> {
     let organization_id = event.organization_id;
     let before = unit.staged_events();
     match &event.about {
@@ -182,9 +318,6 @@ async fn take(unit: &UnitOfWork, event: &MembershipEvent) -> Result<Effect, Comm
             profile,
         } => {
             let stream_id = Member::stream_id(organization_id, *member_id);
-            if unit.load::<Member>(&stream_id).await?.is_blocked() {
-                return Ok(Effect::CannotBeTaken("behind_parked"));
-            }
             let change = MemberChange::Membership {
                 version: *version,
                 fact: fact.clone(),
@@ -219,10 +352,13 @@ async fn park(unit: &UnitOfWork, message: &Message, unusable: &Unusable) -> Resu
         .iter()
         .map(|(name, value)| serde_json::json!([name, value]))
         .collect();
-    unit.park(ParkedMessage {
+    unit.change_parked(ParkedChange::Park(Box::new(ParkedMessage {
         id: parked_id,
         organization_id: first.map(|(organization_id, _)| *organization_id),
         member_id: first.map(|(_, member_id)| *member_id),
+        members: unusable.members.clone(),
+        // What can't be understood has no key that is known.
+        holds_key: message.meaning.is_ok(),
         event_type: unusable.event_type.clone(),
         reason: unusable.reason.to_owned(),
         partition: raw.partition.clone(),
@@ -230,7 +366,7 @@ async fn park(unit: &UnitOfWork, message: &Message, unusable: &Unusable) -> Resu
         message_key: raw.key.as_ref().map(hex::encode),
         headers: serde_json::Value::Array(headers),
         payload: raw.payload.as_ref().map(hex::encode),
-    });
+    })));
     for (organization_id, member_id) in &unusable.members {
         let change = MemberChange::Block {
             parked_id,
@@ -249,22 +385,20 @@ async fn park(unit: &UnitOfWork, message: &Message, unusable: &Unusable) -> Resu
 }
 
 fn unusable(event: &MembershipEvent, reason: &'static str) -> Unusable {
-    let members = match event.about {
-        About::Member { member_id, .. } => vec![(event.organization_id, member_id)],
-        About::Organization => Vec::new(),
-    };
     Unusable {
         reason,
         event_type: Some(event.event_type.clone()),
-        members,
+        members: event.member().into_iter().collect(),
     }
 }
 
-/// Which of the poll's keys were used before.
-async fn used_keys(pool: &PgPool, poll: &Poll) -> Result<HashSet<InboxKey>, CommandError> {
-    let events = poll
-        .messages
-        .iter()
+/// Which of the messages' keys were used before.
+pub(super) async fn used_keys<'a>(
+    pool: &PgPool,
+    messages: impl IntoIterator<Item = &'a Message>,
+) -> Result<HashSet<InboxKey>, CommandError> {
+    let events = messages
+        .into_iter()
         .filter_map(|message| message.meaning.as_ref().ok());
     let (sources, keys): (Vec<String>, Vec<String>) = events
         .map(|event| (event.key.source.clone(), event.key.key.clone()))
@@ -282,19 +416,11 @@ async fn used_keys(pool: &PgPool, poll: &Poll) -> Result<HashSet<InboxKey>, Comm
         .collect())
 }
 
-fn streams(poll: &Poll) -> Vec<String> {
-    let members = poll.messages.iter().flat_map(|message| match &message.meaning {
-        Ok(MembershipEvent {
-            organization_id,
-            about: About::Member { member_id, .. },
-            ..
-        }) => {
-            vec![(*organization_id, *member_id)]
-        }
-        Ok(_) => Vec::new(),
-        Err(unusable) => unusable.members.clone(),
-    });
-    let ids: BTreeSet<String> = members
+/// The streams of everybody the messages may be about.
+pub(super) fn streams<'a>(messages: impl IntoIterator<Item = &'a Message>) -> Vec<String> {
+    let ids: BTreeSet<String> = messages
+        .into_iter()
+        .flat_map(Message::members)
         .map(|(organization_id, member_id)| Member::stream_id(organization_id, member_id))
         .collect();
     ids.into_iter().collect()

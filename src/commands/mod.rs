@@ -6,6 +6,7 @@ pub mod access_tokens;
 pub mod housekeeping;
 pub mod issuing;
 pub mod membership;
+pub mod parked;
 mod turns;
 
 use std::collections::HashMap;
@@ -52,6 +53,8 @@ pub enum Actor {
     Member(Caller),
     /// The membership topic.
     Intake,
+    /// Whoever has the database's owner's password, on the command line.
+    Operator,
     /// The service itself, answering an event or the hour.
     Reactor,
 }
@@ -126,6 +129,9 @@ pub enum CommandError {
     /// The partition is somebody else's now.
     #[error("another reader has moved the partition's offset")]
     OffsetFenced,
+    /// The log does not take what the command comes to, now or ever.
+    #[error("the log refuses it")]
+    Unfit(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The log is out of reach.
     #[error("the log is out of reach")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -153,7 +159,7 @@ impl From<AppendError> for CommandError {
     fn from(error: AppendError) -> Self {
         match error {
             AppendError::Unavailable => Self::Unavailable(error.into()),
-            AppendError::Refused(_) => Self::Internal(error.into()),
+            AppendError::Refused(_) => Self::Unfit(error.into()),
         }
     }
 }
@@ -251,7 +257,7 @@ impl Attempts {
 }
 
 impl Actor {
-    /// As the events say it: `member:<uuid>`, `intake`, `reactor`.
+    /// As the events say it: `member:<uuid>`, `intake`, `operator`, `reactor`.
     fn metadata(&self) -> HashMap<String, String> {
         let mut metadata = HashMap::new();
         match self {
@@ -261,6 +267,9 @@ impl Actor {
             }
             Self::Intake => {
                 metadata.insert("actor".to_owned(), "intake".to_owned());
+            }
+            Self::Operator => {
+                metadata.insert("actor".to_owned(), "operator".to_owned());
             }
             Self::Reactor => {
                 metadata.insert("actor".to_owned(), "reactor".to_owned());

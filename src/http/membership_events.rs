@@ -33,7 +33,7 @@ const BATCH: &str = "application/cloudevents-batch+json";
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = TakenEvents)]
-struct TakenBody {
+pub(super) struct TakenBody {
     /// Changed a member.
     applied: usize,
     /// Were taken before: known by their `source` and `id`.

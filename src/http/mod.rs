@@ -22,6 +22,7 @@ mod introspection;
 mod issuing;
 mod membership_events;
 mod openapi;
+mod parked;
 mod permissions;
 mod problem;
 mod profiles;
@@ -155,7 +156,10 @@ fn enveloped() -> OpenApiRouter<Service> {
         .routes(routes!(permissions::of_token))
         .routes(routes!(audit_logs::list))
         .routes(routes!(checkpoints::list))
-        .routes(routes!(membership_events::take));
+        .routes(routes!(membership_events::take))
+        .routes(routes!(parked::list))
+        .routes(routes!(parked::retry))
+        .routes(routes!(parked::drop));
     OpenApiRouter::default()
         .nest("/api/v1", management)
         .routes(routes!(health::liveness))

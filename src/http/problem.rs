@@ -162,7 +162,7 @@ impl From<CommandError> for Problem {
                 tracing::warn!(error = %Report(&error), "the store is out of reach");
                 Self::Unavailable
             }
-            CommandError::OffsetFenced | CommandError::Internal(_) => {
+            CommandError::OffsetFenced | CommandError::Unfit(_) | CommandError::Internal(_) => {
                 tracing::error!(error = %Report(&error), "a command failed");
                 Self::Internal
             }

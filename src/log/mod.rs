@@ -8,7 +8,7 @@ mod unit_of_work;
 
 pub use appender::{AppendError, Appender, AppenderTask};
 pub use request::{
-    AppendOutcome, AppendRequest, IdempotencyEntry, InboxKey, NameChange, NewEvent, OffsetMove,
+    AppendOutcome, AppendRequest, IdempotencyEntry, InboxKey, NameChange, NewEvent, OffsetMove, ParkedChange,
     ParkedMessage, Partition, Profile, Recorded, Stream, UsedKey,
 };
 pub use text::has_nul;

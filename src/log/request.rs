@@ -30,8 +30,8 @@ pub struct AppendRequest {
     pub names: Vec<NameChange>,
     /// The intake's offset, moved with the events.
     pub offset: Option<OffsetMove>,
-    /// Messages set aside.
-    pub parked: Vec<ParkedMessage>,
+    /// Messages set aside, and what becomes of those that were.
+    pub parked: Vec<ParkedChange>,
     /// Names and addresses of members.
     pub profiles: Vec<Profile>,
     /// What its caller named it by.
@@ -129,6 +129,43 @@ pub struct OffsetMove {
     pub next_offset: i64,
 }
 
+/// What changes of the parked messages. What it says of those that are there must be so when it is appended, or else the
+/// request is decided again.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "change", rename_all = "snake_case")]
+pub enum ParkedChange {
+    /// One more.
+    Park(Box<ParkedMessage>),
+    /// One that is there is there no more.
+    Gone {
+        /// Which.
+        id: Uuid,
+    },
+    /// One that is there stays.
+    Stays {
+        /// Which.
+        id: Uuid,
+        /// Why, a code.
+        reason: String,
+        /// Its CloudEvents type, if it has one.
+        event_type: Option<String>,
+    },
+    /// Nothing but what is gone by this request holds a member.
+    Release {
+        /// Whose.
+        organization_id: OrganizationId,
+        /// Who.
+        member_id: MemberId,
+    },
+    /// Something else holds a member.
+    Held {
+        /// Whose.
+        organization_id: OrganizationId,
+        /// Who.
+        member_id: MemberId,
+    },
+}
+
 /// A message that could not be used, as it came.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ParkedMessage {
@@ -138,6 +175,10 @@ pub struct ParkedMessage {
     pub organization_id: Option<OrganizationId>,
     /// Whom it is about, if that can be told.
     pub member_id: Option<MemberId>,
+    /// Everybody it may be about: all of them are held by it.
+    pub members: Vec<(OrganizationId, MemberId)>,
+    /// Its key is in the inbox: when it is taken it is no repetition of itself.
+    pub holds_key: bool,
     /// Its CloudEvents type, if it has one.
     pub event_type: Option<String>,
     /// Why it could not be used, a code.

@@ -1,24 +1,25 @@
 //! One command's view of the log: every stream it loads becomes a guard, every event an aggregate writes is staged, and
-//! all of it becomes one append request. This is the seam to cqrs-es: it stands where `PostgresEventRepository` would,
-//! wraps it for the reads, and keeps `persist` from committing on its own.
+//! all of it becomes one append request. This is the seam to cqrs-es: it is the `EventStore` of the framework, reads by
+//! `PostgresEventRepository`, and its `commit` commits nothing. Each stream is read and folded once: a poll of the topic may
+//! hold hundreds of events of one member.
 
+use std::any::Any;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use cqrs_es::persist::{
-    PersistedEventRepository, PersistedEventStore, PersistenceError, ReplayStream, SerializedEvent,
-    SerializedSnapshot,
+use cqrs_es::persist::{PersistedEventRepository, PersistenceError, SerializedEvent};
+use cqrs_es::{
+    Aggregate, AggregateContext, AggregateError, CqrsFramework, DomainEvent, EventEnvelope, EventStore,
 };
-use cqrs_es::{Aggregate, AggregateContext, AggregateError, CqrsFramework, EventStore};
 use domain::ids::OrganizationId;
 use postgres_es::PostgresEventRepository;
-use serde_json::Value;
+use serde::Deserialize;
 use sqlx::{PgPool, Row};
 use thiserror::Error;
 use uuid::Uuid;
 
 use super::request::{
-    AppendRequest, IdempotencyEntry, InboxKey, NameChange, NewEvent, OffsetMove, ParkedMessage, Profile,
+    AppendRequest, IdempotencyEntry, InboxKey, NameChange, NewEvent, OffsetMove, ParkedChange, Profile,
     Stream,
 };
 
@@ -46,32 +47,68 @@ pub struct UnitOfWork {
 
 struct Staged {
     command_id: Uuid,
-    metadata: HashMap<String, String>,
+    /// JSON, the same for each event.
+    metadata: String,
     streams: BTreeMap<Stream, LoadedStream>,
     events: Vec<NewEvent>,
     inbox: Vec<InboxKey>,
     names: Vec<NameChange>,
     offset: Option<OffsetMove>,
-    parked: Vec<ParkedMessage>,
+    parked: Vec<ParkedChange>,
     profiles: Vec<Profile>,
     idempotency: Option<IdempotencyEntry>,
 }
 
-#[derive(Default)]
+/// A stream that was read.
 struct LoadedStream {
     /// The last sequence in the log, 0 when none: what the append checks.
     sequence: i64,
-    /// What is in the log and what was staged since, as the aggregate would load it.
-    events: Vec<SerializedEvent>,
+    /// The last one with what is staged.
+    staged: i64,
+    state: State,
+}
+
+/// What a stream comes to.
+enum State {
+    /// It was folded elsewhere, and its events are not here.
+    Elsewhere,
+    /// Its events, as they were read.
+    Read(Vec<SerializedEvent>),
+    /// The aggregate.
+    Folded(Box<dyn Any + Send>),
+}
+
+/// An aggregate that is lent to the framework; it comes back when this is dropped.
+pub struct Lent<A: Aggregate + 'static> {
+    unit: UnitOfWork,
+    stream: Stream,
+    aggregate: A,
+}
+
+impl<A: Aggregate + 'static> AggregateContext<A> for Lent<A> {
+    fn aggregate(&mut self) -> &mut A {
+        &mut self.aggregate
+    }
+}
+
+impl<A: Aggregate + 'static> Drop for Lent<A> {
+    fn drop(&mut self) {
+        let aggregate = std::mem::take(&mut self.aggregate);
+        if let Some(loaded) = self.unit.staged().streams.get_mut(&self.stream) {
+            loaded.state = State::Folded(Box::new(aggregate));
+        }
+    }
 }
 
 impl UnitOfWork {
     /// A new unit for one command. The metadata (who, from which request) goes with each of its events.
     #[must_use]
     pub fn new(pool: PgPool, command_id: Uuid, metadata: HashMap<String, String>) -> Self {
+        let in_order: BTreeMap<_, _> = metadata.iter().collect();
         let staged = Staged {
             command_id,
-            metadata,
+            // Not reached: text can always be written.
+            metadata: serde_json::to_string(&in_order).unwrap_or_else(|_| "{}".to_owned()),
             streams: BTreeMap::new(),
             events: Vec::new(),
             inbox: Vec::new(),
@@ -135,7 +172,11 @@ impl UnitOfWork {
             .entry(stream::<A>(aggregate_id))
             .or_insert(LoadedStream {
                 sequence,
-                events: Vec::new(),
+                staged: sequence,
+                state: match sequence {
+                    0 => State::Read(Vec::new()),
+                    _ => State::Elsewhere,
+                },
             });
     }
 
@@ -143,17 +184,27 @@ impl UnitOfWork {
     ///
     /// # Errors
     /// Where the log can't be read.
-    pub async fn load<A: Aggregate + Clone>(&self, aggregate_id: &str) -> Result<A, UnitError> {
-        let store = PersistedEventStore::<Self, A>::new_event_store(self.clone());
-        let mut context = store.load_aggregate(aggregate_id).await.map_err(unit_error)?;
-        Ok(context.aggregate().clone())
+    pub async fn load<A: Aggregate + Clone + 'static>(&self, aggregate_id: &str) -> Result<A, UnitError> {
+        self.look::<A, A>(aggregate_id, A::clone).await
+    }
+
+    /// The same without a copy of it.
+    ///
+    /// # Errors
+    /// Where the log can't be read.
+    pub async fn look<A: Aggregate + 'static, T>(
+        &self,
+        aggregate_id: &str,
+        look: impl FnOnce(&A) -> T,
+    ) -> Result<T, UnitError> {
+        Ok(look(&self.lend::<A>(aggregate_id).await?.aggregate))
     }
 
     /// Lets the aggregate decide a command, and stages what it decides.
     ///
     /// # Errors
     /// The outer where the log can't be read, the inner where the aggregate refuses.
-    pub async fn execute<A: Aggregate>(
+    pub async fn execute<A: Aggregate + 'static>(
         &self,
         aggregate_id: &str,
         command: A::Command,
@@ -161,17 +212,31 @@ impl UnitOfWork {
     where
         A::Services: Default,
     {
-        let store = PersistedEventStore::<Self, A>::new_event_store(self.clone());
-        let framework = CqrsFramework::new(store, Vec::new(), A::Services::default());
-        let metadata = self.staged().metadata.clone();
-        match framework
-            .execute_with_metadata(aggregate_id, command, metadata)
-            .await
-        {
+        let framework = CqrsFramework::<A, Self>::new(self.clone(), Vec::new(), A::Services::default());
+        match framework.execute(aggregate_id, command).await {
             Ok(()) => Ok(Ok(())),
             Err(AggregateError::UserError(refusal)) => Ok(Err(refusal)),
             Err(error) => Err(unit_error(error)),
         }
+    }
+
+    /// The aggregate, folded if it was not yet.
+    async fn lend<A: Aggregate + 'static>(&self, aggregate_id: &str) -> Result<Lent<A>, UnitError> {
+        let stream = stream::<A>(aggregate_id);
+        if !self.staged().streams.contains_key(&stream) {
+            let events = self
+                .reads
+                .get_events::<A>(aggregate_id)
+                .await
+                .map_err(read_error)?;
+            self.staged().loaded(stream.clone(), events);
+        }
+        let aggregate = self.staged().take::<A>(&stream)?;
+        Ok(Lent {
+            unit: self.clone(),
+            stream,
+            aggregate,
+        })
     }
 
     /// How many events are staged.
@@ -200,9 +265,9 @@ impl UnitOfWork {
         self.staged().offset = Some(offset);
     }
 
-    /// A message set aside.
-    pub fn park(&self, message: ParkedMessage) {
-        self.staged().parked.push(message);
+    /// A message set aside, or what becomes of one that was.
+    pub fn change_parked(&self, change: ParkedChange) {
+        self.staged().parked.push(change);
     }
 
     /// A member's name and address; the last one counts.
@@ -246,10 +311,52 @@ impl Staged {
             .last()
             .and_then(|event| i64::try_from(event.sequence).ok())
             .unwrap_or(0);
-        self.streams
-            .entry(stream)
-            .or_insert(LoadedStream { sequence, events });
+        self.streams.entry(stream).or_insert(LoadedStream {
+            sequence,
+            staged: sequence,
+            state: State::Read(events),
+        });
     }
+
+    /// Out of its place, until it is put back.
+    fn take<A: Aggregate + 'static>(&mut self, stream: &Stream) -> Result<A, UnitError> {
+        let elsewhere = || UnitError::Load("a unit that rests on a stream has not its events".to_owned());
+        let loaded = self.streams.get_mut(stream).ok_or_else(elsewhere)?;
+        match std::mem::replace(&mut loaded.state, State::Elsewhere) {
+            State::Elsewhere => Err(elsewhere()),
+            State::Read(events) => folded(events),
+            State::Folded(aggregate) => match aggregate.downcast::<A>() {
+                Ok(aggregate) => Ok(*aggregate),
+                Err(_) => Err(UnitError::Load("two aggregates have one type".to_owned())),
+            },
+        }
+    }
+
+    fn stage<A: Aggregate>(&mut self, stream: &Stream, events: &[A::Event]) -> Result<(), UnitError> {
+        let metadata = self.metadata.clone();
+        for event in events {
+            let loaded = self.streams.get_mut(stream);
+            let loaded = loaded.ok_or_else(|| UnitError::Stage("its stream was not loaded".to_owned()))?;
+            loaded.staged = loaded.staged.saturating_add(1);
+            let new = new_event(stream, loaded.staged, event, &metadata)?;
+            self.events.push(new);
+        }
+        Ok(())
+    }
+}
+
+fn folded<A: Aggregate>(events: Vec<SerializedEvent>) -> Result<A, UnitError> {
+    let mut aggregate = A::default();
+    for event in events {
+        let at = format!(
+            "{} {} of {}",
+            event.event_type, event.sequence, event.aggregate_id
+        );
+        let event = serde_json::from_value(event.payload)
+            .map_err(|error| UnitError::Load(format!("{at} can't be read: {error}")))?;
+        aggregate.apply(event);
+    }
+    Ok(aggregate)
 }
 
 fn stream<A: Aggregate>(aggregate_id: &str) -> Stream {
@@ -261,114 +368,79 @@ fn stream<A: Aggregate>(aggregate_id: &str) -> Stream {
 
 fn unit_error<E: std::error::Error>(error: AggregateError<E>) -> UnitError {
     match error {
-        AggregateError::DatabaseConnectionError(error) => {
-            UnitError::Read(sqlx::Error::Io(std::io::Error::other(error)))
-        }
-        // postgres-es has no kind of its own for a pool that timed out or a server that stops; an event that could not be
-        // staged comes this way too, and says so itself.
         AggregateError::UnexpectedError(error) => match error.downcast::<UnitError>() {
             Ok(error) => *error,
-            Err(error) => UnitError::Read(sqlx::Error::Io(std::io::Error::other(error))),
+            Err(error) => UnitError::Load(error.to_string()),
         },
         AggregateError::UserError(_)
         | AggregateError::AggregateConflict
+        | AggregateError::DatabaseConnectionError(_)
         | AggregateError::DeserializationError(_) => UnitError::Load(error.to_string()),
     }
 }
 
-fn new_event(event: &SerializedEvent) -> Result<NewEvent, UnitError> {
-    let stage =
-        |what: String| UnitError::Stage(format!("{} of {}: {what}", event.event_type, event.aggregate_id));
-    let organization_id = event
-        .payload
-        .get("organizationId")
-        .and_then(Value::as_str)
-        .and_then(|text| text.parse::<OrganizationId>().ok())
-        .ok_or_else(|| stage("it names no organization".to_owned()))?;
+fn read_error(error: PersistenceError) -> UnitError {
+    // postgres-es has no kind of its own for a pool that timed out or a server that stops.
+    UnitError::Read(sqlx::Error::Io(std::io::Error::other(error)))
+}
+
+/// Every event says in which organization it happened.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Whereabouts {
+    organization_id: OrganizationId,
+}
+
+fn new_event(
+    stream: &Stream,
+    sequence: i64,
+    event: &impl DomainEvent,
+    metadata: &str,
+) -> Result<NewEvent, UnitError> {
+    let event_type = event.event_type();
+    let stage = |what: serde_json::Error| {
+        UnitError::Stage(format!("{event_type} of {}: {what}", stream.aggregate_id))
+    };
+    let payload = serde_json::to_string(event).map_err(stage)?;
+    let Whereabouts { organization_id } = serde_json::from_str(&payload).map_err(stage)?;
     Ok(NewEvent {
-        stream: Stream {
-            aggregate_type: event.aggregate_type.clone(),
-            aggregate_id: event.aggregate_id.clone(),
-        },
-        sequence: i64::try_from(event.sequence).map_err(|error| stage(error.to_string()))?,
-        event_type: event.event_type.clone(),
-        event_version: event.event_version.clone(),
+        stream: stream.clone(),
+        sequence,
+        event_version: event.event_version(),
         organization_id,
-        payload: event.payload.to_string(),
-        metadata: event.metadata.to_string(),
+        payload,
+        metadata: metadata.to_owned(),
+        event_type,
     })
 }
 
-impl PersistedEventRepository for UnitOfWork {
-    async fn get_events<A: Aggregate>(
-        &self,
-        aggregate_id: &str,
-    ) -> Result<Vec<SerializedEvent>, PersistenceError> {
-        let stream = stream::<A>(aggregate_id);
-        if let Some(loaded) = self.staged().streams.get(&stream) {
-            if loaded.sequence > 0 && loaded.events.is_empty() {
-                return Err(PersistenceError::UnknownError(
-                    "a unit that rests on a stream has not its events".into(),
-                ));
-            }
-            return Ok(loaded.events.clone());
-        }
-        let events = self.reads.get_events::<A>(aggregate_id).await?;
-        self.staged().loaded(stream, events.clone());
-        Ok(events)
-    }
+impl<A: Aggregate + 'static> EventStore<A> for UnitOfWork {
+    type AC = Lent<A>;
 
-    async fn get_last_events<A: Aggregate>(
+    async fn load_events(
         &self,
         _aggregate_id: &str,
-        _last_sequence: usize,
-    ) -> Result<Vec<SerializedEvent>, PersistenceError> {
-        Err(PersistenceError::UnknownError(
-            "a unit of work has no snapshots".into(),
-        ))
+    ) -> Result<Vec<EventEnvelope<A>>, AggregateError<A::Error>> {
+        let error = UnitError::Load("a unit of work keeps aggregates, not their events".to_owned());
+        Err(AggregateError::UnexpectedError(error.into()))
     }
 
-    async fn get_snapshot<A: Aggregate>(
+    async fn load_aggregate(&self, aggregate_id: &str) -> Result<Lent<A>, AggregateError<A::Error>> {
+        self.lend(aggregate_id)
+            .await
+            .map_err(|error| AggregateError::UnexpectedError(error.into()))
+    }
+
+    /// Stages; the append comes when the whole unit is ready. They were applied when they were decided.
+    async fn commit(
         &self,
-        _aggregate_id: &str,
-    ) -> Result<Option<SerializedSnapshot>, PersistenceError> {
-        Err(PersistenceError::UnknownError(
-            "a unit of work has no snapshots".into(),
-        ))
-    }
-
-    /// Stages; the append comes when the whole unit is ready.
-    async fn persist<A: Aggregate>(
-        &self,
-        events: &[SerializedEvent],
-        _snapshot_update: Option<(String, Value, usize)>,
-    ) -> Result<(), PersistenceError> {
-        let mut staged = self.staged();
-        for event in events {
-            let new = new_event(event).map_err(|error| PersistenceError::UnknownError(error.into()))?;
-            staged
-                .streams
-                .entry(new.stream.clone())
-                .or_default()
-                .events
-                .push(event.clone());
-            staged.events.push(new);
-        }
-        Ok(())
-    }
-
-    async fn stream_events<A: Aggregate>(
-        &self,
-        _aggregate_id: &str,
-    ) -> Result<ReplayStream, PersistenceError> {
-        Err(PersistenceError::UnknownError(
-            "replays read the log by position".into(),
-        ))
-    }
-
-    async fn stream_all_events<A: Aggregate>(&self) -> Result<ReplayStream, PersistenceError> {
-        Err(PersistenceError::UnknownError(
-            "replays read the log by position".into(),
-        ))
+        events: Vec<A::Event>,
+        lent: Lent<A>,
+        _metadata: HashMap<String, String>,
+    ) -> Result<Vec<EventEnvelope<A>>, AggregateError<A::Error>> {
+        self.staged()
+            .stage::<A>(&lent.stream, &events)
+            .map_err(|error| AggregateError::UnexpectedError(error.into()))?;
+        Ok(Vec::new())
     }
 }

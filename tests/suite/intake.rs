@@ -7,6 +7,7 @@ mod once;
 mod outages;
 mod over_http;
 mod parked;
+mod releasing;
 mod removals;
 mod somebody;
 

@@ -282,7 +282,7 @@ impl World {
     }
 
     /// A refusal is no event, and changes nothing.
-    async fn take<A: Aggregate>(&self, stream_id: &str, command: A::Command)
+    async fn take<A: Aggregate + 'static>(&self, stream_id: &str, command: A::Command)
     where
         A::Services: Default,
     {

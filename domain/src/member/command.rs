@@ -37,6 +37,15 @@ pub enum MemberChange {
         /// A code.
         reason: String,
     },
+    /// A parked message about the member was given up.
+    DropMessage {
+        /// The parked message.
+        parked_id: Uuid,
+        /// Why it was parked, a code.
+        reason: String,
+        /// Its CloudEvents type, if it had one.
+        message_type: Option<String>,
+    },
     /// Nothing parked holds the member any more.
     Release,
 }

@@ -116,6 +116,21 @@ pub enum MemberEvent {
         /// Why it could not be used, a code.
         reason: String,
     },
+    /// A parked message about the member was given up: what it said will never count.
+    #[serde(rename = "member.message_dropped", rename_all = "camelCase")]
+    MessageDropped {
+        /// Whose member.
+        organization_id: OrganizationId,
+        /// Who.
+        member_id: MemberId,
+        /// The parked message.
+        parked_id: Uuid,
+        /// Why it was parked, a code.
+        reason: String,
+        /// Its CloudEvents type, if it had one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        message_type: Option<String>,
+    },
     /// Nothing parked holds the member any more.
     #[serde(rename = "member.released", rename_all = "camelCase")]
     Released {
@@ -135,6 +150,7 @@ impl DomainEvent for MemberEvent {
             Self::PermissionsReplaced { .. } => "member.permissions_replaced",
             Self::Removed { .. } => "member.removed",
             Self::Blocked { .. } => "member.blocked",
+            Self::MessageDropped { .. } => "member.message_dropped",
             Self::Released { .. } => "member.released",
         }
         .to_owned()
@@ -155,7 +171,7 @@ impl MemberEvent {
             | Self::PermissionRevoked { place, .. }
             | Self::PermissionsReplaced { place, .. }
             | Self::Removed { place, .. } => Some(place),
-            Self::Blocked { .. } | Self::Released { .. } => None,
+            Self::Blocked { .. } | Self::MessageDropped { .. } | Self::Released { .. } => None,
         }
     }
 
@@ -189,6 +205,11 @@ impl MemberEvent {
                 ..
             }
             | Self::Blocked {
+                organization_id,
+                member_id,
+                ..
+            }
+            | Self::MessageDropped {
                 organization_id,
                 member_id,
                 ..

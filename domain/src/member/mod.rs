@@ -164,6 +164,17 @@ impl Member {
                     reason,
                 })
             }
+            MemberChange::DropMessage {
+                parked_id,
+                reason,
+                message_type,
+            } => Some(MemberEvent::MessageDropped {
+                organization_id,
+                member_id,
+                parked_id,
+                reason,
+                message_type,
+            }),
             MemberChange::Release => self.is_blocked().then_some(MemberEvent::Released {
                 organization_id,
                 member_id,
@@ -363,6 +374,7 @@ impl Aggregate for Member {
                 self.history.set(place.number(), Vec::new());
             }
             MemberEvent::Blocked { .. } => self.delivery = Delivery::Blocked,
+            MemberEvent::MessageDropped { .. } => {}
             MemberEvent::Released { .. } => self.delivery = Delivery::Flowing,
         }
     }

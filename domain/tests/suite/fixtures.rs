@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 /// What is written, and is never to change: all the fixtures there are.
-const FIXTURES: [&str; 30] = [
+const FIXTURES: [&str; 32] = [
     "access_token.activated",
     "access_token.allowed_ips_changed",
     "access_token.created.personal",
@@ -31,6 +31,8 @@ const FIXTURES: [&str; 30] = [
     "member.added.arrival",
     "member.added.version",
     "member.blocked",
+    "member.message_dropped.of_a_type",
+    "member.message_dropped.of_none",
     "member.permission_granted.arrival",
     "member.permission_granted.version",
     "member.permission_revoked.arrival.everywhere",
@@ -102,6 +104,10 @@ impl Stored for MemberEvent {
             }
             Self::Removed { place, .. } => format!("member.removed.{}", order(*place)),
             Self::Blocked { .. } => "member.blocked".to_owned(),
+            Self::MessageDropped { message_type, .. } => {
+                let of = message_type.as_ref().map_or("of_none", |_| "of_a_type");
+                format!("member.message_dropped.{of}")
+            }
             Self::Released { .. } => "member.released".to_owned(),
         }
     }
@@ -184,7 +190,7 @@ fn every_event_type_has_a_fixture_and_every_file_is_one() {
         event_types::<OrganizationEvent>(),
     ]
     .concat();
-    assert_eq!(types.len(), 17);
+    assert_eq!(types.len(), 18);
     for event_type in types {
         let has_one = FIXTURES.iter().any(|name| is_of_type(name, &event_type));
         assert!(has_one, "{event_type} has no fixture");

@@ -97,6 +97,7 @@ parameters! {
         ),
     ];
     TokenInPath => [required(ParameterIn::Path, "id", uuid(), "The token's id. What is no uuid is no token: 404.")];
+    ParkedInPath => [required(ParameterIn::Path, "id", uuid(), "The message's id. What is no uuid is none: 404.")];
     FileInPath => [required(ParameterIn::Path, "file", file_name(), "Its name.")];
     AskedName => [required(ParameterIn::Query, "name", not_blank(), "The name; not blank.")];
     Paging => [

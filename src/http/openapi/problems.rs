@@ -99,6 +99,9 @@ problems! {
     Activate => command([Problem::NotFound, Problem::Refused(AccessTokenRefusal::TokenIsExpired)]);
     Toggle => revoking([Problem::NotFound, Problem::Refused(AccessTokenRefusal::TokenIsExpired)]);
     Deactivate => revoking([Problem::NotFound]);
+    ParkedMessages => query([invalid([PAGE_INDEX, PAGE_SIZE])]);
+    RetryParked => revoking([Problem::NotFound]);
+    DropParked => command([Problem::NotFound]);
     MembershipEvents => vec![
         invalid(["content_type_is_invalid", "body_is_invalid", "too_many_events", "version_is_required", "wait_is_invalid"]),
         Problem::Unauthorized,

@@ -42,9 +42,14 @@ struct World {
     /// Of another one, with the same statement.
     passing: String,
     expired: String,
+    /// Messages that are parked.
+    parked: String,
+    parked_too: String,
     /// Of `conflicted`'s owner.
     active_there: String,
     inactive_there: String,
+    /// A message that is parked there.
+    parked_there: String,
 }
 
 impl World {
@@ -97,6 +102,7 @@ impl World {
         let (inactive_there, _) = there.personal_token("inactive").await;
         let stopped = format!("/access-tokens/{inactive_there}/deactivate");
         assert_eq!(there.put(&stopped, json!({})).await.status, 200);
+        let parked_there = parked(&conflicted).await;
         always_in_conflict(&conflicted).await;
 
         let reading = TestApp::start_with(Options {
@@ -119,7 +125,6 @@ impl World {
         })
         .await;
         Self {
-            app,
             strict,
             conflicted,
             reading,
@@ -129,8 +134,12 @@ impl World {
             service,
             passing,
             expired,
+            parked: parked(&app).await,
+            parked_too: parked(&app).await,
+            app,
             active_there,
             inactive_there,
+            parked_there,
         }
     }
 }
@@ -142,6 +151,17 @@ fn from_elsewhere(request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
 /// Of a creation; a rotation takes it for an empty one.
 fn used_body() -> Value {
     json!({ "name": "keyed", "type": "Personal" })
+}
+
+/// A message about a member of the owner's organization, which can't be used.
+async fn parked(app: &TestApp) -> String {
+    let unknown = cloud_event("Renamed", app.organization_id, Uuid::new_v4().into(), json!({}));
+    app.tell(&[unknown]).await;
+    let id: Uuid = sqlx::query_scalar("select id from parked_messages order by nth desc limit 1")
+        .fetch_one(&app.database.pool)
+        .await
+        .unwrap();
+    id.to_string()
 }
 
 /// Somebody else was first, however often it is tried.
@@ -224,6 +244,7 @@ fn shared(world: &World, operation: &Operation, status: u16) -> Option<Vec<reqwe
         409 if operation.is_of_members => {
             let id = match operation.id.as_str() {
                 "activateAccessToken" => &world.inactive_there,
+                "retryParkedMessage" | "dropParkedMessage" => &world.parked_there,
                 _ => &world.active_there,
             };
             let mut requests = vec![ask(&conflicted.owner(), id).json(&valid_body(&operation.id))];
@@ -295,6 +316,7 @@ fn requests(world: &World, operation: &str, status: u16) -> Option<Vec<reqwest::
             .header("content-type", media_type)
             .body(body)
     };
+    let release = |id: &str, action: &str| format!("/membership/parked/{id}/{action}");
     let removed = || {
         let event = cloud_event(
             "MemberRemoved",
@@ -459,6 +481,23 @@ fn requests(world: &World, operation: &str, status: u16) -> Option<Vec<reqwest::
                 .header("content-type", SINGLE)
                 .body(removed()),
         ],
+        ("listParkedMessages", 200) => vec![
+            get("/membership/parked"),
+            get("/membership/parked?pageIndex=7&pageSize="),
+        ],
+        ("listParkedMessages", 400) => vec![
+            get("/membership/parked?pageIndex=x&pageSize=0"),
+            late(get("/membership/parked")),
+        ],
+        ("retryParkedMessage", 200) => vec![owner.request(Method::POST, &release(&world.parked, "retry"))],
+        ("retryParkedMessage", 400) => vec![
+            late(owner.request(Method::POST, &release(&world.parked, "retry"))),
+            owner.request(Method::POST, &(release(&world.parked, "retry") + "?wait=x")),
+        ],
+        ("dropParkedMessage", 200) => vec![owner.request(Method::POST, &release(&world.parked_too, "drop"))],
+        ("dropParkedMessage", 400) => {
+            vec![late(owner.request(Method::POST, &release(&world.parked, "drop")))]
+        }
         ("sendMembershipEvents", 401) => vec![app.request(Method::POST, "/api/v1/membership/events")],
         ("sendMembershipEvents", 404) => vec![tell(closed, SINGLE, removed())],
         ("sendMembershipEvents", 409) => vec![tell(conflicted, SINGLE, removed())],
