@@ -103,9 +103,13 @@ pub(super) async fn readiness(State(service): State<Service>) -> Response {
             ));
         }
     }
-    let parked = parked_messages(&service).await;
-    if parked.is_none() {
+    let store = ask_store(&service).await;
+    if store.is_none() {
         reasons.push("the database is out of reach".to_owned());
+    }
+    let mut warnings = Vec::new();
+    if store.is_some_and(|store| !store.has_synchronous_standby) {
+        warnings.push("no standby of the database is synchronous: a revocation may be lost in a failover");
     }
     let (status, word) = if reasons.is_empty() {
         (StatusCode::OK, "ready")
@@ -118,14 +122,32 @@ pub(super) async fn readiness(State(service): State<Service>) -> Response {
         "position": service.index.position(),
         "readModels": read_models,
         "intake": intake.to_string(),
-        "parkedMessages": parked,
+        "parkedMessages": store.map(|store| store.parked),
+        "warnings": warnings,
     });
     (status, Json(body)).into_response()
 }
 
-/// How many messages are parked; none where the database does not answer in time.
-async fn parked_messages(service: &Service) -> Option<i64> {
+/// What the database says of itself.
+#[derive(Clone, Copy)]
+struct Store {
+    parked: i64,
+    has_synchronous_standby: bool,
+}
+
+/// None where the database does not answer in time.
+async fn ask_store(service: &Service) -> Option<Store> {
     const PATIENCE: Duration = Duration::from_secs(1);
-    let count = async { parked::count(&mut *service.pool.acquire().await?).await };
-    tokio::time::timeout(PATIENCE, count).await.ok()?.ok()
+    let ask = async {
+        let mut connection = service.pool.acquire().await?;
+        Ok::<_, sqlx::Error>(Store {
+            parked: parked::count(&mut connection).await?,
+            has_synchronous_standby: sqlx::query_scalar(
+                "select current_setting('synchronous_standby_names') <> ''",
+            )
+            .fetch_one(&mut *connection)
+            .await?,
+        })
+    };
+    tokio::time::timeout(PATIENCE, ask).await.ok()?.ok()
 }

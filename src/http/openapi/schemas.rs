@@ -76,6 +76,8 @@ pub(in crate::http) struct Readiness {
     /// Membership messages that could not be used; null where the database does not answer. They make no node unready.
     #[schema(required = true)]
     parked_messages: Option<i64>,
+    /// What an operator should know of; it makes no node unready.
+    warnings: Vec<String>,
 }
 
 /// It answers.

@@ -328,6 +328,19 @@ async fn a_running_node_forgets_what_the_log_has_lost() {
     );
 }
 
+/// What was confirmed on a database that then is lost is lost with it, unless a standby had it too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_without_a_synchronous_standby_is_warned_of() {
+    let app = TestApp::start().await;
+    let warnings = async |node: &str| {
+        let answer = reqwest::get(format!("{node}/health/readiness")).await.unwrap();
+        let status = answer.status().as_u16();
+        let body: Value = answer.json().await.unwrap();
+        (status, body["warnings"].as_array().unwrap().len())
+    };
+    assert_eq!(warnings(&app.url).await, (200, 1));
+}
+
 /// As a standby refuses to. Tried: the error of `leases::renew` ignored.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_on_a_database_that_only_reads_does_not_decide() {
