@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::audit::{Signed, Signer};
-use crate::authorization::{Fence, Index, Revocations, Tailer};
+use crate::authorization::{Fence, Index, LastUsed, Revocations, Tailer};
 use crate::clock::Clock;
 use crate::commands::Commands;
 use crate::config::{Config, ConfigError};
@@ -204,6 +204,8 @@ impl App {
         }
         let retention = Retention::new(log_pool.clone(), config.parked_retention_days);
         tasks.spawn("retention", |stop| retention.run(stop));
+        let last_used = LastUsed::new(pool.clone(), Arc::clone(&index));
+        tasks.spawn("last used", |stop| last_used.run(stop));
         let reactor = Reactor::new(log_pool.clone(), commands.clone());
         tasks.spawn("reactor", |stop| reactor.run(news.follower(), stop));
         tasks.spawn("news", |stop| news.run(stop));

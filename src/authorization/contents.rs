@@ -16,6 +16,7 @@ use domain::secret::SecretDigest;
 use papaya::HashMap;
 use projections::log::{Fact, RecordedEvent};
 
+use super::last_used::Uses;
 use super::shared_rules::SharedRules;
 
 /// What one stretch of the log, from its beginning, comes to.
@@ -36,6 +37,7 @@ pub(super) struct TokenEntry {
     pub(super) id: TokenId,
     pub(super) creator: Arc<MemberEntry>,
     pub(super) credential: ArcSwap<Credential>,
+    pub(super) uses: Uses,
 }
 
 /// A member, shared by all tokens it has made.
@@ -52,7 +54,7 @@ pub(super) struct MemberEntry {
 
 /// Who and what is in an organization. No decision looks at it.
 #[derive(Debug, Default)]
-struct OrganizationEntry {
+pub(super) struct OrganizationEntry {
     /// In the order in which they were created: a place in it is the same on every node, for ever.
     tokens: Mutex<Vec<Arc<TokenEntry>>>,
     members: Mutex<Vec<Arc<MemberEntry>>>,
@@ -92,6 +94,11 @@ impl Contents {
         }
     }
 
+    /// All of them, as they are now.
+    pub(super) fn organizations(&self) -> Vec<Arc<OrganizationEntry>> {
+        self.organizations.pin().values().map(Arc::clone).collect()
+    }
+
     fn issue(&self, created: &Created) {
         let mut credential = Credential::issued(created);
         self.shared().share(&mut credential.permission);
@@ -104,6 +111,7 @@ impl Contents {
             id: created.token_id,
             creator,
             credential: ArcSwap::from_pointee(credential),
+            uses: Uses::default(),
         });
         let organization = self.organization_entry(created.organization_id);
         lock(&organization.tokens).push(Arc::clone(&entry));
@@ -193,6 +201,15 @@ impl Contents {
     }
 }
 
+impl OrganizationEntry {
+    /// The tokens that were used since it was last written down, and when.
+    pub(super) fn unwritten_uses(&self) -> Vec<(Arc<TokenEntry>, u32)> {
+        let tokens = lock(&self.tokens);
+        let unwritten = |token: &Arc<TokenEntry>| Some((Arc::clone(token), token.uses.unwritten()?));
+        tokens.iter().filter_map(unwritten).collect()
+    }
+}
+
 impl TokenEntry {
     /// Only the writer calls this. Answers what the token was before, and what it is now.
     fn change(&self, change: impl FnOnce(&mut Credential)) -> (Arc<Credential>, Arc<Credential>) {
@@ -278,6 +295,7 @@ impl Builder {
             id,
             creator: self.contents.member_entry(organization_id, creator_id),
             credential: ArcSwap::from_pointee(credential),
+            uses: Uses::default(),
         });
         self.contents.by_id.pin().insert(id, Arc::clone(&entry));
         let by_digest = self.contents.by_digest.pin();

@@ -16,7 +16,7 @@ use projections::log::RecordedEvent;
 use tokio::sync::watch;
 
 use super::Fence;
-use super::contents::{Contents, TokenEntry};
+use super::contents::{Contents, OrganizationEntry, TokenEntry};
 
 /// Who a question is about.
 #[derive(Debug)]
@@ -98,7 +98,19 @@ impl Index {
         if position < at_least {
             return answer(position, Reason::StaleReplica.into(), None);
         }
-        let vouch = |found: Answer<'_>, bearer| self.vouch(position, found, bearer, answer);
+        let vouch = |found: Answer<'_>, token: Option<(&TokenEntry, Bearer)>| {
+            // After the decision is made: a node that stood still in between does not vouch for it.
+            if !self.fence.is_open() {
+                return answer(position, Reason::StaleReplica.into(), None);
+            }
+            if let Some((entry, _)) = token
+                && found.is_allowed()
+                && !question.action.is_empty()
+            {
+                entry.uses.mark(question.now);
+            }
+            answer(position, found, token.map(|(_, bearer)| bearer))
+        };
         match subject {
             Subject::Secret(secret) => {
                 let digest = secret.digest();
@@ -119,21 +131,6 @@ impl Index {
             }
             Subject::NoMember => vouch(Reason::CreatorNotAMember.into(), None),
             Subject::Unknown => vouch(Reason::UnknownToken.into(), None),
-        }
-    }
-
-    /// The clock is read after the decision is made: a node that stood still in between does not vouch for it.
-    fn vouch<T>(
-        &self,
-        position: i64,
-        found: Answer<'_>,
-        bearer: Option<Bearer>,
-        answer: impl FnOnce(i64, Answer<'_>, Option<Bearer>) -> T,
-    ) -> T {
-        if self.fence.is_open() {
-            answer(position, found, bearer)
-        } else {
-            answer(position, Reason::StaleReplica.into(), None)
         }
     }
 
@@ -172,6 +169,11 @@ impl Index {
         &self.fence
     }
 
+    /// All organizations, to go through their tokens.
+    pub(super) fn organizations(&self) -> Vec<Arc<OrganizationEntry>> {
+        self.contents.load().organizations()
+    }
+
     /// How many secrets somebody may be found by.
     #[cfg(test)]
     pub(super) fn secrets(&self) -> usize {
@@ -197,7 +199,7 @@ fn decide_for_entry<T>(
     entry: Option<&Arc<TokenEntry>>,
     presented: Option<&SecretDigest>,
     question: &Question<'_>,
-    vouch: impl FnOnce(Answer<'_>, Option<Bearer>) -> T,
+    vouch: impl FnOnce(Answer<'_>, Option<(&TokenEntry, Bearer)>) -> T,
 ) -> T {
     let Some(entry) = entry else {
         return vouch(Reason::UnknownToken.into(), None);
@@ -213,6 +215,6 @@ fn decide_for_entry<T>(
     };
     vouch(
         decide_for_token(&token, presented, &creator, question),
-        Some(bearer),
+        Some((entry, bearer)),
     )
 }

@@ -5,6 +5,7 @@
 mod contents;
 mod fence;
 mod index;
+mod last_used;
 mod leases;
 mod revocations;
 mod shared_rules;
@@ -15,5 +16,6 @@ mod tests;
 
 pub use fence::Fence;
 pub use index::{Bearer, Index, Subject};
+pub use last_used::LastUsed;
 pub use revocations::{Confirmation, NotConfirmed, Revocations};
 pub use tailer::{Read, StepError, Tailer};

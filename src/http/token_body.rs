@@ -42,6 +42,7 @@ pub(super) struct TokenBody {
     #[schema(required)]
     pub(super) expires_at: Option<DateTime<Utc>>,
     pub(super) allowed_ips: Vec<String>,
+    /// When an evaluation or forward auth last allowed it something; written down by each node once a minute.
     #[schema(required)]
     pub(super) last_used_at: Option<DateTime<Utc>>,
     pub(super) created_at: DateTime<Utc>,
@@ -80,7 +81,7 @@ impl From<AccessTokenRow> for TokenBody {
             permissions: row.statements,
             expires_at: row.expires_at,
             allowed_ips: row.allowed_ips,
-            last_used_at: None,
+            last_used_at: row.last_used_at,
             created_at: row.created_at,
             updated_at: row.updated_at,
             inactive_reason: row.inactive_reason,

@@ -55,6 +55,8 @@ pub struct AccessTokenRow {
     pub expires_at: Option<DateTime<Utc>>,
     /// None: from everywhere.
     pub allowed_ips: Vec<String>,
+    /// When it was last used, as far as nodes have written down; none: not yet.
+    pub last_used_at: Option<DateTime<Utc>>,
     /// When it was issued.
     pub created_at: DateTime<Utc>,
     /// When something about it last changed.
@@ -80,6 +82,7 @@ impl<'r> FromRow<'r, PgRow> for AccessTokenRow {
             statements: row.try_get::<Json<Vec<Statement>>, _>("statements")?.0,
             expires_at: row.try_get("expires_at")?,
             allowed_ips: row.try_get("allowed_ips")?,
+            last_used_at: row.try_get("last_used_at")?,
             created_at: row.try_get("created_at")?,
             updated_at: row.try_get("updated_at")?,
             creator_id: row.try_get::<Uuid, _>("creator_id")?.into(),
@@ -93,13 +96,14 @@ impl<'r> FromRow<'r, PgRow> for AccessTokenRow {
 const TOKENS: &str = "
     with tokens as (
         select t.id, t.name, t.name_key, t.description, t.token_type, t.hint, t.statements, t.expires_at, t.allowed_ips,
-               t.created_at, t.updated_at, t.creator_id, t.created_position,
+               t.created_at, t.updated_at, t.creator_id, t.created_position, u.last_used_at,
                case when t.expires_at <= $2 then 'Inactive' else t.status end as status,
                case when t.status = 'Active' and t.expires_at <= $2 then 'expired' else t.inactive_reason
                end as inactive_reason,
                coalesce(p.name, '') as creator_name, coalesce(p.email, '') as creator_email
         from access_tokens t
         left join profiles p on p.organization_id = t.organization_id and p.member_id = t.creator_id
+        left join access_token_uses u on u.token_id = t.id
         where t.organization_id = $1 and t.removed_at is null
     )";
 

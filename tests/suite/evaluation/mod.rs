@@ -4,6 +4,7 @@
 mod discovery;
 mod form;
 mod freshness;
+mod last_used;
 mod permission;
 mod several;
 mod subjects;
