@@ -41,6 +41,8 @@ struct Person {
 /// A token that was issued.
 #[derive(Debug)]
 pub struct Issued {
+    /// Which.
+    pub token_id: TokenId,
     /// What its bearer presents.
     pub secret: Secret,
     /// Personal or service.
@@ -156,6 +158,7 @@ impl Organization {
             at_most: Some(u32::MAX),
         });
         Ok(Issued {
+            token_id,
             secret,
             token_type,
             is_permitted,

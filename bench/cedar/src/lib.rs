@@ -1,0 +1,1 @@
+//! Nothing: see `benches/decision.rs`.
