@@ -2,4 +2,6 @@
 //! against. Never shipped; nothing in the service knows of it.
 
 pub mod draw;
+pub mod life;
+pub mod lives;
 pub mod organization;

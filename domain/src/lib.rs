@@ -9,6 +9,7 @@
 //! - [`access_token`], [`member`], [`organization`]: the aggregates, each decided from its own stream.
 //! - [`authorization`]: may this subject do this, here, now, and why.
 //! - [`as_of`]: what a token could do at a position of the log, and which events put it so.
+//! - [`upcast`]: events as older versions have stored them.
 //! - [`policy`]: FeatBit's policy algebra: resource names and patterns, statements, decisions, coverage.
 
 pub mod access_token;
@@ -19,6 +20,7 @@ pub mod member;
 pub mod organization;
 pub mod policy;
 pub mod secret;
+pub mod upcast;
 
 #[cfg(test)]
 mod samples;

@@ -6,6 +6,7 @@ use cqrs_es::{Aggregate, DomainEvent};
 use serde::{Deserialize, Serialize};
 
 use crate::ids::OrganizationId;
+use crate::upcast::current_version;
 
 /// The state of one organization's stream. It keeps nothing: a removed organization may come back, and each removal
 /// ends what there was until then.
@@ -31,6 +32,11 @@ pub enum OrganizationEvent {
     },
 }
 
+impl OrganizationEvent {
+    /// All that are stored.
+    pub const TYPES: [&str; 1] = ["organization.removed"];
+}
+
 impl DomainEvent for OrganizationEvent {
     fn event_type(&self) -> String {
         match self {
@@ -39,7 +45,7 @@ impl DomainEvent for OrganizationEvent {
     }
 
     fn event_version(&self) -> String {
-        "1.0.0".to_owned()
+        current_version(&self.event_type()).to_owned()
     }
 }
 

@@ -79,7 +79,7 @@ pub async fn read(
         .await?
         .try_get(0)?;
     let page = format!(
-        "select position, recorded_at, organization_id, aggregate_type, aggregate_id, sequence, event_type, payload,
+        "select position, recorded_at, organization_id, aggregate_type, aggregate_id, sequence, event_type, event_version, payload,
                 metadata, hash
          {MATCHING} and position < $8 order by position desc limit $9"
     );

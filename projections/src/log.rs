@@ -6,6 +6,7 @@ use domain::access_token::AccessTokenEvent;
 use domain::ids::OrganizationId;
 use domain::member::MemberEvent;
 use domain::organization::OrganizationEvent;
+use domain::upcast;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sqlx::postgres::PgRow;
@@ -139,7 +140,7 @@ pub async fn read_after_without(
 ) -> Result<Page, ReadLogError> {
     let unwanted: Vec<&str> = unwanted.iter().map(|kind| kind.name()).collect();
     let rows = sqlx::query(
-        "select position, recorded_at, organization_id, aggregate_type, aggregate_id, sequence, event_type, hash,
+        "select position, recorded_at, organization_id, aggregate_type, aggregate_id, sequence, event_type, event_version, hash,
                 case when is_wanted then payload end as payload, case when is_wanted then metadata end as metadata,
                 is_wanted, found < $2 and count(*) over () = found as is_last
          from (
@@ -166,6 +167,8 @@ pub async fn read_after_without(
         last_position = found;
         if row.try_get("is_wanted")? {
             events.push(recorded(row)?);
+        } else {
+            is_known(row)?;
         }
     }
     let is_last = rows.last().map_or(Ok(true), |row| row.try_get("is_last"))?;
@@ -190,7 +193,7 @@ pub async fn read_streams(
 ) -> Result<Vec<RecordedEvent>, ReadLogError> {
     let (types, ids): (Vec<&str>, Vec<&str>) = streams.iter().map(|(kind, id)| (*kind, id.as_str())).unzip();
     let rows = sqlx::query(
-        "select position, recorded_at, organization_id, aggregate_type, aggregate_id, sequence, event_type, payload, metadata
+        "select position, recorded_at, organization_id, aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata
          from events
          join unnest($1::text[], $2::text[]) as wanted (aggregate_type, aggregate_id)
              using (aggregate_type, aggregate_id)
@@ -218,7 +221,7 @@ pub async fn read_stream(
     limit: i64,
 ) -> Result<Vec<RecordedEvent>, ReadLogError> {
     let rows = sqlx::query(
-        "select position, recorded_at, organization_id, aggregate_type, aggregate_id, sequence, event_type, payload, metadata
+        "select position, recorded_at, organization_id, aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata
          from (
              select *, coalesce(sum(pg_column_size(payload) + pg_column_size(metadata)) over (
                  order by sequence rows between unbounded preceding and 1 preceding), 0) as bytes_before
@@ -272,12 +275,14 @@ pub(crate) fn recorded(row: &PgRow) -> Result<RecordedEvent, ReadLogError> {
     let position: i64 = row.try_get("position")?;
     let aggregate_type: &str = row.try_get("aggregate_type")?;
     // Straight from the bytes: every event is read by several followers, and a `Value` in between costs as much again.
+    let (event_type, event_version) = (row.try_get("event_type")?, row.try_get("event_version")?);
+    let shape = (event_type, event_version);
     let fact = if aggregate_type == Kind::AccessToken.name() {
-        payload(row).map(Fact::AccessToken)
+        payload(row, shape).map(Fact::AccessToken)
     } else if aggregate_type == Kind::Member.name() {
-        payload(row).map(Fact::Member)
+        payload(row, shape).map(Fact::Member)
     } else if aggregate_type == Kind::Organization.name() {
-        payload(row).map(Fact::Organization)
+        payload(row, shape).map(Fact::Organization)
     } else {
         Err("no such aggregate".to_owned())
     };
@@ -287,7 +292,7 @@ pub(crate) fn recorded(row: &PgRow) -> Result<RecordedEvent, ReadLogError> {
             return Err(ReadLogError::Unreadable {
                 position,
                 aggregate_type: aggregate_type.to_owned(),
-                event_type: row.try_get("event_type")?,
+                event_type: event_type.to_owned(),
                 cause,
             });
         }
@@ -303,7 +308,31 @@ pub(crate) fn recorded(row: &PgRow) -> Result<RecordedEvent, ReadLogError> {
     })
 }
 
-fn payload<T: DeserializeOwned + 'static>(row: &PgRow) -> Result<T, String> {
+/// What is not wanted is not read, but an event of a newer version may mean more than its stream tells.
+fn is_known(row: &PgRow) -> Result<(), ReadLogError> {
+    let (event_type, event_version): (&str, &str) =
+        (row.try_get("event_type")?, row.try_get("event_version")?);
+    if upcast::is_known(event_type, event_version) {
+        return Ok(());
+    }
+    Err(ReadLogError::Unreadable {
+        position: row.try_get("position")?,
+        aggregate_type: row.try_get("aggregate_type")?,
+        event_type: event_type.to_owned(),
+        cause: format!("version {event_version} of it is not known"),
+    })
+}
+
+fn payload<T: DeserializeOwned + 'static>(
+    row: &PgRow,
+    (event_type, event_version): (&str, &str),
+) -> Result<T, String> {
+    if event_version != upcast::current_version(event_type) {
+        let stored: Value = row.try_get("payload").map_err(|error| error.to_string())?;
+        let payload =
+            upcast::upcast(event_type, event_version, &stored).map_err(|error| error.to_string())?;
+        return T::deserialize(&*payload).map_err(|error| error.to_string());
+    }
     match row.try_get::<Json<T>, _>("payload") {
         Ok(Json(payload)) => Ok(payload),
         Err(sqlx::Error::ColumnDecode { source, .. }) => Err(source.to_string()),

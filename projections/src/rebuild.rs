@@ -199,17 +199,24 @@ impl Rebuild {
     async fn try_switch(&self) -> Result<Option<(i32, i64)>, RebuildError> {
         let name = self.read_model.name();
         let mut transaction = self.pool.begin().await?;
-        let Some(live) = self.come_level(&mut transaction).await? else {
+        let Some((live, at_least)) = self.come_level(&mut transaction).await? else {
             return Ok(None);
         };
         let position = self.runner.position().await?;
         for (version, is_live) in [(live, false), (self.version, true)] {
-            sqlx::query("update read_models set is_live = $3 where name = $1 and version = $2")
-                .bind(name)
-                .bind(version)
-                .bind(is_live)
-                .execute(&mut *transaction)
-                .await?;
+            let moved = sqlx::query(
+                "update read_models set is_live = $3 where name = $1 and version = $2 and position >= $4",
+            )
+            .bind(name)
+            .bind(version)
+            .bind(is_live)
+            .bind(at_least)
+            .execute(&mut *transaction)
+            .await?;
+            // Readers never go back.
+            if moved.rows_affected() != 1 {
+                return Err(RebuildError::Disturbed(name));
+            }
         }
         for table in tables(&mut transaction, self.read_model, self.version).await? {
             let schema = self.schema();
@@ -221,8 +228,8 @@ impl Rebuild {
     }
 
     /// Stops the live one until the end of this transaction, and brings this one to where it stands, or past it; answers the
-    /// live version. None where that would take long.
-    async fn come_level(&self, transaction: &mut PgConnection) -> Result<Option<i32>, RebuildError> {
+    /// live version and its position. None where that would take long.
+    async fn come_level(&self, transaction: &mut PgConnection) -> Result<Option<(i32, i64)>, RebuildError> {
         sqlx::query("select set_config('lock_timeout', $1, true)")
             .bind(SWITCH_PATIENCE)
             .execute(&mut *transaction)
@@ -234,8 +241,8 @@ impl Rebuild {
         .fetch_one(&mut *transaction)
         .await?;
         for _ in 0..BATCHES_UNDER_LOCK {
-            if self.runner.step().await? >= position {
-                return Ok(Some(version));
+            if self.runner.step_until(position).await? >= position {
+                return Ok(Some((version, position)));
             }
         }
         Ok(None)
@@ -246,7 +253,7 @@ impl Rebuild {
         &self,
     ) -> Result<Option<(sqlx::Transaction<'static, sqlx::Postgres>, String)>, RebuildError> {
         let mut holding = self.pool.begin().await?;
-        let Some(live) = self.come_level(&mut holding).await? else {
+        let Some((live, _)) = self.come_level(&mut holding).await? else {
             return Ok(None);
         };
         let mut snapshot = self.pool.begin().await?;

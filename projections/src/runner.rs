@@ -63,7 +63,7 @@ impl ReadModel {
     fn takes_together(self, one: &RecordedEvent, next: &RecordedEvent) -> bool {
         match self {
             Self::AccessTokens => access_tokens::takes_together(one, next),
-            Self::Members => false,
+            Self::Members => members::takes_together(one, next),
             Self::Credentials => true,
         }
     }
@@ -163,10 +163,16 @@ impl Runner {
     /// # Errors
     /// [`StepError`]; nothing of the batch stands.
     pub async fn step(&self) -> Result<i64, StepError> {
+        self.step_until(i64::MAX).await
+    }
+
+    /// The same, no further than to a position.
+    pub(crate) async fn step_until(&self, position: i64) -> Result<i64, StepError> {
         let mut transaction = self.pool.begin().await?;
         let from = self.checkpoint(&mut transaction).await?;
+        let limit = position.saturating_sub(from.position).clamp(0, BATCH);
         let unwanted = self.read_model.unwanted();
-        let page = read_after_without(&mut transaction, from.position, BATCH, unwanted).await?;
+        let page = read_after_without(&mut transaction, from.position, limit, unwanted).await?;
         if page.last_position == from.position || !self.take(&mut transaction, from, &page).await? {
             return Ok(from.position);
         }

@@ -19,6 +19,7 @@ use super::openapi::{AUDIT, parameters, problems};
 use super::problem::Problem;
 use super::query::{MAX_PAGE, parameter};
 use super::token_fields::Wrong;
+use super::words::Story;
 
 /// The last millisecond that RFC 3339 can write, the end of the year 9999.
 pub(super) const MAX_MILLISECONDS: i64 = 253_402_300_799_999;
@@ -61,7 +62,7 @@ impl From<AuditedEvent> for EntryBody {
             id: audited.id,
             ref_type: audited.ref_type,
             ref_id: audited.ref_id,
-            event: audited.event.into(),
+            event: EventBody::new(&audited.event, Story::default()),
         }
     }
 }

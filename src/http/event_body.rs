@@ -7,6 +7,8 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use super::words::{Story, told};
+
 /// What is said of an event, after where it stands.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Event)]
@@ -20,10 +22,14 @@ pub(super) struct EventBody {
     /// What the event says, by its kind.
     #[schema(value_type = Object)]
     data: Value,
+    /// The same in words a person reads, as `deactivated: its creator left the organization (event 48,213)`. They may change:
+    /// programs go by `event` and `data`.
+    text: String,
 }
 
-impl From<RecordedEvent> for EventBody {
-    fn from(event: RecordedEvent) -> Self {
+impl EventBody {
+    /// The event as a part of a story.
+    pub(super) fn new(event: &RecordedEvent, story: Story) -> Self {
         let (name, data) = match &event.fact {
             Fact::AccessToken(fact) => (fact.event_type(), serde_json::to_value(fact)),
             Fact::Member(fact) => (fact.event_type(), serde_json::to_value(fact)),
@@ -40,6 +46,7 @@ impl From<RecordedEvent> for EventBody {
             actor: event.metadata.get("actor").cloned().unwrap_or_default(),
             time: event.recorded_at,
             data,
+            text: told(&event.fact, story),
         }
     }
 }

@@ -1,12 +1,14 @@
 //! A token's history: its own events and those of its creator's membership that touched it, in the order of the log,
 //! oldest first. Read from the log itself; it stays when the token is removed.
 
+use std::collections::BTreeMap;
+
 use axum::extract::{RawQuery, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
 use domain::access_token::management::may_list;
-use domain::access_token::{AccessTokenEvent, Created, TokenType};
-use domain::member::Member;
+use domain::access_token::{AccessTokenEvent, Created, DeactivationReason, TokenType};
+use domain::member::{Member, MemberEvent};
 use projections::log::{Fact, ReadLogError, RecordedEvent, read_streams};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -20,6 +22,7 @@ use super::openapi::{ACCESS_TOKENS, parameters, problems};
 use super::problem::Problem;
 use super::query::paging;
 use super::token_fields::Wrong;
+use super::words::Story;
 use super::{Service, seen_by};
 
 #[derive(Serialize, ToSchema)]
@@ -37,6 +40,7 @@ struct HistoryBody {
         "tokenId": "01a20a66-b224-77bb-8502-b40040c2bccc", "organizationId": "0192f0c0-0000-7000-8000-000000000001",
         "reason": { "kind": "creator_removed", "membershipNumber": 1 },
     },
+    "text": "deactivated: its creator left the organization (event 7)",
 }))]
 struct EntryBody {
     /// Its place in the log.
@@ -92,6 +96,7 @@ pub(super) async fn of_token(
         events.extend(membership.into_iter().filter(|event| event.position > since));
         events.sort_by_key(|event| event.position);
     }
+    let removals = removals(&events);
     let total_count = events.len();
     let skip = usize::try_from(index.saturating_mul(size)).unwrap_or(usize::MAX);
     let take = usize::try_from(size).unwrap_or(0);
@@ -99,7 +104,7 @@ pub(super) async fn of_token(
         .into_iter()
         .skip(skip)
         .take(take)
-        .map(EntryBody::from)
+        .map(|event| EntryBody::new(&event, &removals))
         .collect();
     Ok(success(HistoryBody { total_count, items }))
 }
@@ -111,13 +116,35 @@ fn created(events: &[RecordedEvent]) -> Option<&Created> {
     })
 }
 
-impl From<RecordedEvent> for EntryBody {
-    fn from(event: RecordedEvent) -> Self {
+impl EntryBody {
+    fn new(event: &RecordedEvent, removals: &BTreeMap<u32, i64>) -> Self {
+        let creator_left_at = match &event.fact {
+            Fact::AccessToken(AccessTokenEvent::Deactivated {
+                reason: DeactivationReason::CreatorRemoved { membership_number },
+                ..
+            }) => removals.get(membership_number).copied(),
+            _ => None,
+        };
+        let story = Story {
+            is_of_token: true,
+            creator_left_at,
+        };
         Self {
             position: event.position,
-            event: event.into(),
+            event: EventBody::new(event, story),
         }
     }
+}
+
+/// Where each membership of the creator has ended, by its number.
+fn removals(events: &[RecordedEvent]) -> BTreeMap<u32, i64> {
+    let removal = |event: &RecordedEvent| match &event.fact {
+        Fact::Member(MemberEvent::Removed {
+            membership_number, ..
+        }) => Some((*membership_number, event.position)),
+        _ => None,
+    };
+    events.iter().filter_map(removal).collect()
 }
 
 impl From<ReadLogError> for Problem {

@@ -30,6 +30,7 @@ mod query;
 mod question;
 mod token_body;
 mod token_fields;
+mod words;
 
 use std::ops::Deref;
 use std::sync::Arc;

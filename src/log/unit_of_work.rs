@@ -12,6 +12,7 @@ use cqrs_es::{
     Aggregate, AggregateContext, AggregateError, CqrsFramework, DomainEvent, EventEnvelope, EventStore,
 };
 use domain::ids::OrganizationId;
+use domain::upcast::upcast;
 use postgres_es::PostgresEventRepository;
 use serde::Deserialize;
 use sqlx::{PgPool, Row};
@@ -352,8 +353,11 @@ fn folded<A: Aggregate>(events: Vec<SerializedEvent>) -> Result<A, UnitError> {
             "{} {} of {}",
             event.event_type, event.sequence, event.aggregate_id
         );
-        let event = serde_json::from_value(event.payload)
-            .map_err(|error| UnitError::Load(format!("{at} can't be read: {error}")))?;
+        let unreadable =
+            |error: &dyn std::fmt::Display| UnitError::Load(format!("{at} can't be read: {error}"));
+        let payload = upcast(&event.event_type, &event.event_version, &event.payload)
+            .map_err(|error| unreadable(&error))?;
+        let event = A::Event::deserialize(&*payload).map_err(|error| unreadable(&error))?;
         aggregate.apply(event);
     }
     Ok(aggregate)

@@ -15,6 +15,7 @@ mod audit;
 mod command_line;
 mod crash;
 mod evaluation;
+mod evolution;
 mod gateways;
 mod hostile;
 mod hygiene;

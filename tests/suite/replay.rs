@@ -107,13 +107,19 @@ async fn use_tokens(app: Arc<TestApp>, actor: Actor, done: Arc<AtomicUsize>, sto
 /// with (what is created after the switch is in no list); the switch without coming level (a token that was listed is gone).
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_go_on_while_read_models_are_rebuilt_killed_and_switched() {
-    let here = TestApp::start().await;
+    // However slow the machine is.
+    let settings = vec![("MAX_STALENESS_MS", "30000".to_owned())];
+    let here = TestApp::start_with(Options {
+        settings: settings.clone(),
+        ..Options::default()
+    })
+    .await;
     here.owner().personal_token("template").await;
     fill(&here.database.pool, 20_000).await;
     let database = here.database.clone();
     let there = TestApp::start_with(Options {
         database: Some(database.clone()),
-        ..Options::default()
+        settings,
     })
     .await;
     let (stop, done) = (CancellationToken::new(), Arc::new(AtomicUsize::new(0)));

@@ -10,6 +10,7 @@ use super::{TokenName, TokenType};
 use crate::ids::{MemberId, OrganizationId, TokenId};
 use crate::policy::Statement;
 use crate::secret::SecretDigest;
+use crate::upcast::current_version;
 
 /// An event of a token's stream.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -159,6 +160,37 @@ impl DeactivationReason {
     }
 }
 
+impl AccessTokenEvent {
+    /// All that are stored.
+    pub const TYPES: [&str; 9] = [
+        "access_token.created",
+        "access_token.renamed",
+        "access_token.description_changed",
+        "access_token.expiry_changed",
+        "access_token.allowed_ips_changed",
+        "access_token.secret_rotated",
+        "access_token.activated",
+        "access_token.deactivated",
+        "access_token.removed",
+    ];
+
+    /// To which token it happened.
+    #[must_use]
+    pub fn token_id(&self) -> TokenId {
+        match self {
+            Self::Created(created) => created.token_id,
+            Self::Renamed { token_id, .. }
+            | Self::DescriptionChanged { token_id, .. }
+            | Self::ExpiryChanged { token_id, .. }
+            | Self::AllowedIpsChanged { token_id, .. }
+            | Self::SecretRotated { token_id, .. }
+            | Self::Activated { token_id, .. }
+            | Self::Deactivated { token_id, .. }
+            | Self::Removed { token_id, .. } => *token_id,
+        }
+    }
+}
+
 impl DomainEvent for AccessTokenEvent {
     fn event_type(&self) -> String {
         match self {
@@ -176,6 +208,6 @@ impl DomainEvent for AccessTokenEvent {
     }
 
     fn event_version(&self) -> String {
-        "1.0.0".to_owned()
+        current_version(&self.event_type()).to_owned()
     }
 }

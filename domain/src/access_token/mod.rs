@@ -23,6 +23,10 @@ pub use secrets::{Rotation, Secrets};
 use crate::ids::{MemberId, OrganizationId, TokenId};
 use crate::policy::{Permission, Statement};
 use crate::secret::SecretKind;
+use crate::upcast::Upcaster;
+
+/// Changes of shape of a token's events: none yet.
+pub(crate) const UPCASTERS: &[Upcaster] = &[];
 
 /// Whose permission a token carries: its creator's as it stands, or its own. FeatBit's words, case-sensitive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use crate::ids::{MemberId, OrganizationId};
 use crate::policy::{Action, ResourcePattern, Statement};
+use crate::upcast::current_version;
 
 /// Where an event stands among its member's: by the producer's version, or by the order of arrival where it sends none.
 /// One member never mixes the two.
@@ -157,11 +158,23 @@ impl DomainEvent for MemberEvent {
     }
 
     fn event_version(&self) -> String {
-        "1.0.0".to_owned()
+        current_version(&self.event_type()).to_owned()
     }
 }
 
 impl MemberEvent {
+    /// All that are stored.
+    pub const TYPES: [&str; 8] = [
+        "member.added",
+        "member.permission_granted",
+        "member.permission_revoked",
+        "member.permissions_replaced",
+        "member.removed",
+        "member.blocked",
+        "member.message_dropped",
+        "member.released",
+    ];
+
     /// Its place among the member's events; none where it says nothing of what the member may do.
     #[must_use]
     pub fn place(&self) -> Option<Place> {

@@ -21,6 +21,10 @@ use permission::{Change, PermissionHistory};
 
 use crate::ids::{MemberId, OrganizationId};
 use crate::policy::{Entry, Granted, Permission, Revocation};
+use crate::upcast::Upcaster;
+
+/// Changes of shape of a member's events: none yet.
+pub(crate) const UPCASTERS: &[Upcaster] = &[];
 
 /// The state of one member's stream.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -1,303 +1,125 @@
 //! The read model behind lists and pages of tokens. A creator's removal makes its personal tokens Inactive here at once;
 //! the reactor's events only confirm it. Removed tokens stay as rows with `removed_at`.
+//!
+//! Events are taken many at a time: the rows they touch are loaded once, changed in the order of the events, and stored once.
 
 mod queries;
+mod rows;
 
 pub use queries::{AccessTokenRow, Filter, Page, find, is_name_used, list};
 
-use chrono::{DateTime, Utc};
-use domain::access_token::{AccessTokenEvent, Created, DeactivationReason, TokenType};
-use domain::ids::{MemberId, OrganizationId, TokenId};
+use domain::access_token::{AccessTokenEvent, DeactivationReason};
+use domain::ids::OrganizationId;
 use domain::member::MemberEvent;
 use domain::organization::OrganizationEvent;
-use domain::policy::Statement;
 use sqlx::PgConnection;
-use sqlx::types::Json;
-use uuid::Uuid;
 
 use crate::log::{Fact, RecordedEvent};
 use crate::runner::ProjectError;
+use rows::{Row, Rows};
 
-/// Which statement each event means. Tokens that were issued one after the other are one statement: under load that is
-/// most of the log.
+/// Takes events, of which an organization's removal stands alone.
 pub(crate) async fn project(
     connection: &mut PgConnection,
     events: &[RecordedEvent],
 ) -> Result<(), ProjectError> {
-    let issued: Vec<(&RecordedEvent, &Created)> = events
-        .iter()
-        .filter_map(|event| Some((event, created_in(event)?)))
-        .collect();
-    if issued.len() == events.len() {
-        return created(connection, &issued).await;
-    }
+    let mut rows = Rows::touched_by(connection, events).await?;
     for event in events {
-        project_one(connection, event).await?;
+        match &event.fact {
+            Fact::AccessToken(fact) => access_token(&mut rows, event, fact)?,
+            Fact::Member(fact) => member(&mut rows, event, fact)?,
+            Fact::Organization(OrganizationEvent::Removed { organization_id }) => {
+                organization_removed(connection, event, *organization_id).await?;
+            }
+        }
     }
-    Ok(())
+    rows.store(connection).await
 }
 
-/// Whether one statement takes both.
+/// Whether both may be taken at once, which follow each other. An organization has too many rows to hold them all.
 pub(crate) fn takes_together(one: &RecordedEvent, next: &RecordedEvent) -> bool {
-    created_in(one).is_some() && created_in(next).is_some()
+    let is_one_of_many = |event: &RecordedEvent| !matches!(event.fact, Fact::Organization(_));
+    is_one_of_many(one) && is_one_of_many(next)
 }
 
-fn created_in(event: &RecordedEvent) -> Option<&Created> {
-    match &event.fact {
-        Fact::AccessToken(AccessTokenEvent::Created(created)) => Some(created),
-        Fact::AccessToken(_) | Fact::Member(_) | Fact::Organization(_) => None,
-    }
-}
-
-async fn project_one(connection: &mut PgConnection, event: &RecordedEvent) -> Result<(), ProjectError> {
-    match &event.fact {
-        Fact::AccessToken(fact) => access_token(connection, event, fact).await,
-        Fact::Member(MemberEvent::Removed {
-            organization_id,
-            member_id,
-            membership_number,
-            ..
-        }) => {
-            creator_removed(
-                connection,
-                event,
-                *organization_id,
-                *member_id,
-                *membership_number,
-            )
-            .await
-        }
-        Fact::Organization(OrganizationEvent::Removed { organization_id }) => {
-            organization_removed(connection, event, *organization_id).await
-        }
-        Fact::Member(_) => Ok(()),
-    }
-}
-
-async fn access_token(
-    connection: &mut PgConnection,
-    event: &RecordedEvent,
-    fact: &AccessTokenEvent,
-) -> Result<(), ProjectError> {
+/// What each event of a token changes in its row.
+fn access_token(rows: &mut Rows, event: &RecordedEvent, fact: &AccessTokenEvent) -> Result<(), ProjectError> {
+    let at = event.recorded_at;
     match fact {
-        AccessTokenEvent::Created(token) => created(connection, &[(event, token)]).await,
-        AccessTokenEvent::Renamed { token_id, name, .. } => {
-            sqlx::query("update access_tokens set name = $2, name_key = $3, updated_at = $4 where id = $1")
-                .bind(token_id.as_uuid())
-                .bind(name.as_str())
-                .bind(name.key())
-                .bind(event.recorded_at)
-                .execute(connection)
-                .await?;
-            Ok(())
-        }
+        AccessTokenEvent::Created(token) => rows.insert(Row::created(event, token)?),
+        AccessTokenEvent::Renamed { token_id, name, .. } => rows.change(*token_id, at, |row| {
+            row.name = name.as_str().to_owned();
+            row.name_key = name.key();
+        }),
         AccessTokenEvent::DescriptionChanged {
             token_id,
             description,
             ..
-        } => {
-            sqlx::query("update access_tokens set description = $2, updated_at = $3 where id = $1")
-                .bind(token_id.as_uuid())
-                .bind(description)
-                .bind(event.recorded_at)
-                .execute(connection)
-                .await?;
-            Ok(())
-        }
+        } => rows.change(*token_id, at, |row| row.description.clone_from(description)),
         AccessTokenEvent::ExpiryChanged {
             token_id, expires_at, ..
-        } => {
-            sqlx::query("update access_tokens set expires_at = $2, updated_at = $3 where id = $1")
-                .bind(token_id.as_uuid())
-                .bind(expires_at)
-                .bind(event.recorded_at)
-                .execute(connection)
-                .await?;
-            Ok(())
-        }
+        } => rows.change(*token_id, at, |row| row.expires_at = *expires_at),
         AccessTokenEvent::AllowedIpsChanged {
             token_id,
             allowed_ips,
             ..
-        } => {
-            sqlx::query("update access_tokens set allowed_ips = $2, updated_at = $3 where id = $1")
-                .bind(token_id.as_uuid())
-                .bind(allowed_ips.iter().map(ToString::to_string).collect::<Vec<_>>())
-                .bind(event.recorded_at)
-                .execute(connection)
-                .await?;
-            Ok(())
-        }
+        } => rows.change(*token_id, at, |row| row.allow_ips(allowed_ips)),
         AccessTokenEvent::SecretRotated {
             token_id,
             digest,
             hint,
             ..
-        } => {
-            sqlx::query("update access_tokens set digest = $2, hint = $3, updated_at = $4 where id = $1")
-                .bind(token_id.as_uuid())
-                .bind(digest.as_bytes().as_slice())
-                .bind(hint)
-                .bind(event.recorded_at)
-                .execute(connection)
-                .await?;
-            Ok(())
-        }
+        } => rows.change(*token_id, at, |row| {
+            row.digest = digest.as_bytes().to_vec();
+            row.hint.clone_from(hint);
+        }),
         AccessTokenEvent::Activated {
             token_id,
             membership_number,
             ..
         } => {
-            sqlx::query(
-                "update access_tokens
-                 set status = 'Active', inactive_reason = null, membership_number = $2, updated_at = $3
-                 where id = $1",
-            )
-            .bind(token_id.as_uuid())
-            .bind(i32::try_from(*membership_number)?)
-            .bind(event.recorded_at)
-            .execute(connection)
-            .await?;
-            Ok(())
+            let membership_number = i32::try_from(*membership_number)?;
+            rows.change(*token_id, at, |row| row.activate(membership_number));
         }
         AccessTokenEvent::Deactivated { token_id, reason, .. } => {
-            deactivated(connection, event, *token_id, *reason).await
+            // A creator's removal was shown when it happened; the reactor's word for it moves no time.
+            if rows
+                .get(*token_id)
+                .is_some_and(|row| !row.is_inactive_for(*reason))
+            {
+                rows.change(*token_id, at, |row| row.deactivate(*reason));
+            }
         }
-        AccessTokenEvent::Removed { token_id, .. } => {
-            sqlx::query("update access_tokens set removed_at = coalesce(removed_at, $2), updated_at = $2 where id = $1")
-                .bind(token_id.as_uuid())
-                .bind(event.recorded_at)
-                .execute(connection)
-                .await?;
-            Ok(())
-        }
+        AccessTokenEvent::Removed { token_id, .. } => rows.change(*token_id, at, |row| {
+            row.removed_at = row.removed_at.or(Some(at));
+        }),
     }
-}
-
-async fn created(
-    connection: &mut PgConnection,
-    issued: &[(&RecordedEvent, &Created)],
-) -> Result<(), ProjectError> {
-    let mut columns = Columns::default();
-    for (event, token) in issued {
-        columns.add(event, token)?;
-    }
-    sqlx::query(
-        "insert into access_tokens (id, organization_id, creator_id, name, name_key, description, token_type, status,
-             membership_number, statements, expires_at, allowed_ips, digest, hint, created_at, updated_at,
-             created_position)
-         select id, organization_id, creator_id, name, name_key, description, token_type, 'Active', membership_number,
-                statements, expires_at, string_to_array(allowed_ips, ','), digest, hint, created_at, created_at,
-                created_position
-         from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], $8::int[],
-                     $9::jsonb[], $10::timestamptz[], $11::text[], $12::bytea[], $13::text[], $14::timestamptz[],
-                     $15::bigint[])
-             as issued (id, organization_id, creator_id, name, name_key, description, token_type, membership_number,
-                        statements, expires_at, allowed_ips, digest, hint, created_at, created_position)",
-    )
-    .bind(columns.ids)
-    .bind(columns.organizations)
-    .bind(columns.creators)
-    .bind(columns.names)
-    .bind(columns.name_keys)
-    .bind(columns.descriptions)
-    .bind(columns.types)
-    .bind(columns.membership_numbers)
-    .bind(columns.statements)
-    .bind(columns.expiries)
-    .bind(columns.allowed_ips)
-    .bind(columns.digests)
-    .bind(columns.hints)
-    .bind(columns.times)
-    .bind(columns.positions)
-    .execute(connection)
-    .await?;
     Ok(())
 }
 
-/// Issued tokens, column by column.
-#[derive(Default)]
-struct Columns<'a> {
-    ids: Vec<Uuid>,
-    organizations: Vec<Uuid>,
-    creators: Vec<Uuid>,
-    names: Vec<&'a str>,
-    name_keys: Vec<String>,
-    descriptions: Vec<Option<&'a str>>,
-    types: Vec<&'static str>,
-    membership_numbers: Vec<i32>,
-    statements: Vec<Json<&'a [Statement]>>,
-    expiries: Vec<Option<DateTime<Utc>>>,
-    /// Each token's, with commas in between: PostgreSQL has no arrays of arrays of different lengths.
-    allowed_ips: Vec<String>,
-    digests: Vec<&'a [u8]>,
-    hints: Vec<&'a str>,
-    times: Vec<DateTime<Utc>>,
-    positions: Vec<i64>,
-}
-
-impl<'a> Columns<'a> {
-    fn add(&mut self, event: &RecordedEvent, token: &'a Created) -> Result<(), ProjectError> {
-        let allowed_ips: Vec<String> = token.allowed_ips.iter().map(ToString::to_string).collect();
-        self.ids.push(token.token_id.as_uuid());
-        self.organizations.push(token.organization_id.as_uuid());
-        self.creators.push(token.creator_id.as_uuid());
-        self.names.push(token.name.as_str());
-        self.name_keys.push(token.name.key());
-        self.descriptions.push(token.description.as_deref());
-        self.types.push(token.token_type.as_str());
-        self.membership_numbers
-            .push(i32::try_from(token.membership_number)?);
-        self.statements.push(Json(&token.statements));
-        self.expiries.push(token.expires_at);
-        self.allowed_ips.push(allowed_ips.join(","));
-        self.digests.push(token.digest.as_bytes());
-        self.hints.push(&token.hint);
-        self.times.push(event.recorded_at);
-        self.positions.push(event.position);
-        Ok(())
+/// What a member's event changes in its tokens' rows.
+fn member(rows: &mut Rows, event: &RecordedEvent, fact: &MemberEvent) -> Result<(), ProjectError> {
+    let MemberEvent::Removed {
+        organization_id,
+        member_id,
+        membership_number,
+        ..
+    } = fact
+    else {
+        return Ok(());
+    };
+    let reason = DeactivationReason::CreatorRemoved {
+        membership_number: *membership_number,
+    };
+    let ended = i32::try_from(*membership_number)?;
+    for token_id in rows.personal_tokens_of(*organization_id, *member_id) {
+        if rows
+            .get(token_id)
+            .is_some_and(|row| row.is_active() && row.membership_number <= ended)
+        {
+            rows.change(token_id, event.recorded_at, |row| row.deactivate(reason));
+        }
     }
-}
-
-/// A creator's removal was shown when it happened; the reactor's word for it moves no time.
-async fn deactivated(
-    connection: &mut PgConnection,
-    event: &RecordedEvent,
-    token_id: TokenId,
-    reason: DeactivationReason,
-) -> Result<(), ProjectError> {
-    sqlx::query(
-        "update access_tokens set status = 'Inactive', inactive_reason = $2, updated_at = $3
-         where id = $1 and (status = 'Active' or inactive_reason is distinct from $2)",
-    )
-    .bind(token_id.as_uuid())
-    .bind(reason.code())
-    .bind(event.recorded_at)
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-async fn creator_removed(
-    connection: &mut PgConnection,
-    event: &RecordedEvent,
-    organization_id: OrganizationId,
-    member_id: MemberId,
-    membership_number: u32,
-) -> Result<(), ProjectError> {
-    sqlx::query(
-        "update access_tokens set status = 'Inactive', inactive_reason = $4, updated_at = $5
-         where organization_id = $1 and creator_id = $2 and token_type = $6 and status = 'Active'
-           and membership_number <= $3",
-    )
-    .bind(organization_id.as_uuid())
-    .bind(member_id.as_uuid())
-    .bind(i32::try_from(membership_number)?)
-    .bind(DeactivationReason::CreatorRemoved { membership_number }.code())
-    .bind(event.recorded_at)
-    .bind(TokenType::Personal.as_str())
-    .execute(connection)
-    .await?;
     Ok(())
 }
 

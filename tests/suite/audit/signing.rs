@@ -14,6 +14,8 @@ fn signing(folder: &Folder, key: &str) -> Vec<(&'static str, String)> {
             folder.path("checkpoints").to_str().unwrap().to_owned(),
         ),
         ("AUDIT_CHECKPOINT_INTERVAL_SECONDS", "1".to_owned()),
+        // However slow the machine is.
+        ("MAX_STALENESS_MS", "30000".to_owned()),
     ]
 }
 

@@ -127,7 +127,7 @@ async fn an_item_says_what_happened_to_what_by_whom_and_when() {
     let digest = hex::encode(Secret::parse(&secret).unwrap().digest().as_bytes());
     assert!(!answer.text.contains(&secret) && !answer.text.contains(&digest));
     let keys = [
-        "position", "id", "refType", "refId", "event", "actor", "time", "data",
+        "position", "id", "refType", "refId", "event", "actor", "time", "data", "text",
     ];
     let (_, items) = answer.text.split_once("\"items\":").unwrap();
     let places = keys.map(|key| items.find(&format!("\"{key}\":")).unwrap());

@@ -15,6 +15,7 @@ mod names;
 mod permissions;
 mod races;
 mod rotation;
+mod words;
 
 use std::collections::BTreeSet;
 

@@ -1,0 +1,383 @@
+//! The rows that some events touch: loaded at once, changed in memory, stored at once.
+
+use std::collections::{BTreeSet, HashMap};
+
+use chrono::{DateTime, Utc};
+use domain::access_token::{AccessTokenEvent, Created, DeactivationReason, TokenType};
+use domain::ids::{MemberId, OrganizationId, TokenId};
+use domain::member::MemberEvent;
+use domain::policy::Statement;
+use ipnet::IpNet;
+use sqlx::types::Json;
+use sqlx::{FromRow, PgConnection};
+use uuid::Uuid;
+
+use crate::log::{Fact, RecordedEvent};
+use crate::runner::ProjectError;
+
+const ACTIVE: &str = "Active";
+const INACTIVE: &str = "Inactive";
+
+/// What can change of a token's row.
+#[derive(Clone, Debug, FromRow)]
+pub(super) struct Row {
+    id: Uuid,
+    organization_id: Uuid,
+    creator_id: Uuid,
+    token_type: String,
+    pub(super) name: String,
+    pub(super) name_key: String,
+    pub(super) description: Option<String>,
+    status: String,
+    inactive_reason: Option<String>,
+    pub(super) membership_number: i32,
+    pub(super) expires_at: Option<DateTime<Utc>>,
+    /// With commas in between: PostgreSQL has no arrays of arrays of different lengths.
+    allowed_ips: String,
+    pub(super) digest: Vec<u8>,
+    pub(super) hint: String,
+    updated_at: DateTime<Utc>,
+    pub(super) removed_at: Option<DateTime<Utc>>,
+    #[sqlx(skip)]
+    origin: Origin,
+}
+
+/// Where a row comes from.
+#[derive(Clone, Debug, Default)]
+enum Origin {
+    /// The table, and it is as it was there.
+    #[default]
+    Stored,
+    /// The table, and it has changed.
+    Changed,
+    /// One of these events; with what never changes.
+    Created {
+        statements: Vec<Statement>,
+        at: DateTime<Utc>,
+        position: i64,
+    },
+}
+
+impl Row {
+    pub(super) fn created(event: &RecordedEvent, token: &Created) -> Result<Self, ProjectError> {
+        let mut row = Self {
+            id: token.token_id.as_uuid(),
+            organization_id: token.organization_id.as_uuid(),
+            creator_id: token.creator_id.as_uuid(),
+            token_type: token.token_type.as_str().to_owned(),
+            name: token.name.as_str().to_owned(),
+            name_key: token.name.key(),
+            description: token.description.clone(),
+            status: ACTIVE.to_owned(),
+            inactive_reason: None,
+            membership_number: i32::try_from(token.membership_number)?,
+            expires_at: token.expires_at,
+            allowed_ips: String::new(),
+            digest: token.digest.as_bytes().to_vec(),
+            hint: token.hint.clone(),
+            updated_at: event.recorded_at,
+            removed_at: None,
+            origin: Origin::Created {
+                statements: token.statements.clone(),
+                at: event.recorded_at,
+                position: event.position,
+            },
+        };
+        row.allow_ips(&token.allowed_ips);
+        Ok(row)
+    }
+
+    pub(super) fn allow_ips(&mut self, allowed_ips: &[IpNet]) {
+        let allowed_ips: Vec<String> = allowed_ips.iter().map(ToString::to_string).collect();
+        self.allowed_ips = allowed_ips.join(",");
+    }
+
+    pub(super) fn is_active(&self) -> bool {
+        self.status == ACTIVE
+    }
+
+    pub(super) fn is_inactive_for(&self, reason: DeactivationReason) -> bool {
+        !self.is_active() && self.inactive_reason.as_deref() == Some(reason.code())
+    }
+
+    pub(super) fn activate(&mut self, membership_number: i32) {
+        ACTIVE.clone_into(&mut self.status);
+        self.inactive_reason = None;
+        self.membership_number = membership_number;
+    }
+
+    pub(super) fn deactivate(&mut self, reason: DeactivationReason) {
+        INACTIVE.clone_into(&mut self.status);
+        self.inactive_reason = Some(reason.code().to_owned());
+    }
+
+    fn is_personal(&self) -> bool {
+        self.token_type == TokenType::Personal.as_str()
+    }
+}
+
+/// Rows by their token's id.
+#[derive(Debug, Default)]
+pub(super) struct Rows {
+    by_id: HashMap<Uuid, Row>,
+    /// The personal tokens of those members of whom one is removed by these events.
+    by_creator: HashMap<(Uuid, Uuid), Vec<Uuid>>,
+    /// In the order in which they were created.
+    created: Vec<Uuid>,
+}
+
+impl Rows {
+    /// Loads what is there of the rows that these events may change.
+    pub(super) async fn touched_by(
+        connection: &mut PgConnection,
+        events: &[RecordedEvent],
+    ) -> Result<Self, ProjectError> {
+        let mut touched = BTreeSet::new();
+        let mut created = BTreeSet::new();
+        let mut rows = Self::default();
+        for event in events {
+            match &event.fact {
+                Fact::AccessToken(AccessTokenEvent::Created(token)) => {
+                    created.insert(token.token_id.as_uuid());
+                }
+                Fact::AccessToken(fact) => {
+                    touched.insert(fact.token_id().as_uuid());
+                }
+                Fact::Member(MemberEvent::Removed {
+                    organization_id,
+                    member_id,
+                    ..
+                }) => {
+                    rows.by_creator
+                        .insert((organization_id.as_uuid(), member_id.as_uuid()), Vec::new());
+                }
+                Fact::Member(_) | Fact::Organization(_) => {}
+            }
+        }
+        let touched: Vec<Uuid> = touched.difference(&created).copied().collect();
+        let (organizations, creators): (Vec<Uuid>, Vec<Uuid>) = rows.by_creator.keys().copied().unzip();
+        if touched.is_empty() && creators.is_empty() {
+            return Ok(rows);
+        }
+        let stored: Vec<Row> = sqlx::query_as(
+            "with touched as (
+                 select t.* from unnest($1::uuid[]) as wanted (id) join access_tokens t using (id)
+                 union all
+                 select t.* from unnest($2::uuid[], $3::uuid[]) as removed (organization_id, creator_id)
+                 join access_tokens t using (organization_id, creator_id)
+                 where t.token_type = 'Personal' and t.status = 'Active'
+             )
+             select id, organization_id, creator_id, token_type, name, name_key, description, status, inactive_reason,
+                    membership_number, expires_at, array_to_string(allowed_ips, ',') as allowed_ips, digest, hint, updated_at,
+                    removed_at
+             from touched",
+        )
+        .bind(touched)
+        .bind(organizations)
+        .bind(creators)
+        .fetch_all(connection)
+        .await?;
+        for row in stored {
+            rows.hold(row);
+        }
+        Ok(rows)
+    }
+
+    fn hold(&mut self, row: Row) {
+        let creator = (row.organization_id, row.creator_id);
+        if row.is_personal()
+            && let Some(theirs) = self.by_creator.get_mut(&creator)
+        {
+            theirs.push(row.id);
+        }
+        self.by_id.insert(row.id, row);
+    }
+
+    /// Takes a row that is not in the table yet.
+    pub(super) fn insert(&mut self, row: Row) {
+        self.created.push(row.id);
+        self.hold(row);
+    }
+
+    /// The row as it is by now; none where it is not touched.
+    pub(super) fn get(&self, token_id: TokenId) -> Option<&Row> {
+        self.by_id.get(&token_id.as_uuid())
+    }
+
+    /// Changes a row, at a time.
+    pub(super) fn change(&mut self, token_id: TokenId, at: DateTime<Utc>, change: impl FnOnce(&mut Row)) {
+        if let Some(row) = self.by_id.get_mut(&token_id.as_uuid()) {
+            change(row);
+            row.updated_at = at;
+            if let Origin::Stored = row.origin {
+                row.origin = Origin::Changed;
+            }
+        }
+    }
+
+    /// The personal tokens of a member who is removed by one of these events.
+    pub(super) fn personal_tokens_of(
+        &self,
+        organization_id: OrganizationId,
+        member_id: MemberId,
+    ) -> Vec<TokenId> {
+        let creator = (organization_id.as_uuid(), member_id.as_uuid());
+        let theirs = self.by_creator.get(&creator).into_iter().flatten();
+        theirs.map(|id| TokenId::from(*id)).collect()
+    }
+
+    /// Writes what is new and what has changed.
+    pub(super) async fn store(mut self, connection: &mut PgConnection) -> Result<(), ProjectError> {
+        let (mut created, mut changed) = (Columns::default(), Columns::default());
+        let mut first = First::default();
+        // A second creation of one token must come to the table, to be refused there.
+        for id in std::mem::take(&mut self.created) {
+            let Some(row) = self.by_id.get(&id) else {
+                continue;
+            };
+            if let Origin::Created {
+                statements,
+                at,
+                position,
+            } = &row.origin
+            {
+                first.organizations.push(row.organization_id);
+                first.creators.push(row.creator_id);
+                first.types.push(row.token_type.clone());
+                first.statements.push(Json(statements.clone()));
+                first.times.push(*at);
+                first.positions.push(*position);
+                created.add(row.clone());
+            }
+        }
+        for row in self.by_id.into_values() {
+            if let Origin::Changed = row.origin {
+                changed.add(row);
+            }
+        }
+        if !created.ids.is_empty() {
+            insert(connection, created, first).await?;
+        }
+        if !changed.ids.is_empty() {
+            update(connection, changed).await?;
+        }
+        Ok(())
+    }
+}
+
+/// What can change, column by column.
+#[derive(Default)]
+struct Columns {
+    ids: Vec<Uuid>,
+    names: Vec<String>,
+    name_keys: Vec<String>,
+    descriptions: Vec<Option<String>>,
+    statuses: Vec<String>,
+    inactive_reasons: Vec<Option<String>>,
+    membership_numbers: Vec<i32>,
+    expiries: Vec<Option<DateTime<Utc>>>,
+    allowed_ips: Vec<String>,
+    digests: Vec<Vec<u8>>,
+    hints: Vec<String>,
+    updated: Vec<DateTime<Utc>>,
+    removed: Vec<Option<DateTime<Utc>>>,
+}
+
+/// What never changes, column by column.
+#[derive(Default)]
+struct First {
+    organizations: Vec<Uuid>,
+    creators: Vec<Uuid>,
+    types: Vec<String>,
+    statements: Vec<Json<Vec<Statement>>>,
+    times: Vec<DateTime<Utc>>,
+    positions: Vec<i64>,
+}
+
+impl Columns {
+    fn add(&mut self, row: Row) {
+        self.ids.push(row.id);
+        self.names.push(row.name);
+        self.name_keys.push(row.name_key);
+        self.descriptions.push(row.description);
+        self.statuses.push(row.status);
+        self.inactive_reasons.push(row.inactive_reason);
+        self.membership_numbers.push(row.membership_number);
+        self.expiries.push(row.expires_at);
+        self.allowed_ips.push(row.allowed_ips);
+        self.digests.push(row.digest);
+        self.hints.push(row.hint);
+        self.updated.push(row.updated_at);
+        self.removed.push(row.removed_at);
+    }
+}
+
+async fn insert(connection: &mut PgConnection, rows: Columns, first: First) -> Result<(), ProjectError> {
+    sqlx::query(
+        "insert into access_tokens (id, name, name_key, description, status, inactive_reason, membership_number, expires_at,
+             allowed_ips, digest, hint, updated_at, removed_at, organization_id, creator_id, token_type, statements,
+             created_at, created_position)
+         select id, name, name_key, description, status, inactive_reason, membership_number, expires_at,
+                string_to_array(allowed_ips, ','), digest, hint, updated_at, removed_at, organization_id, creator_id,
+                token_type, statements, created_at, created_position
+         from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::int[], $8::timestamptz[],
+                     $9::text[], $10::bytea[], $11::text[], $12::timestamptz[], $13::timestamptz[], $14::uuid[], $15::uuid[],
+                     $16::text[], $17::jsonb[], $18::timestamptz[], $19::bigint[])
+             as created (id, name, name_key, description, status, inactive_reason, membership_number, expires_at, allowed_ips,
+                         digest, hint, updated_at, removed_at, organization_id, creator_id, token_type, statements,
+                         created_at, created_position)",
+    )
+    .bind(rows.ids)
+    .bind(rows.names)
+    .bind(rows.name_keys)
+    .bind(rows.descriptions)
+    .bind(rows.statuses)
+    .bind(rows.inactive_reasons)
+    .bind(rows.membership_numbers)
+    .bind(rows.expiries)
+    .bind(rows.allowed_ips)
+    .bind(rows.digests)
+    .bind(rows.hints)
+    .bind(rows.updated)
+    .bind(rows.removed)
+    .bind(first.organizations)
+    .bind(first.creators)
+    .bind(first.types)
+    .bind(first.statements)
+    .bind(first.times)
+    .bind(first.positions)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn update(connection: &mut PgConnection, rows: Columns) -> Result<(), ProjectError> {
+    sqlx::query(
+        "update access_tokens t
+         set name = c.name, name_key = c.name_key, description = c.description, status = c.status,
+             inactive_reason = c.inactive_reason, membership_number = c.membership_number, expires_at = c.expires_at,
+             allowed_ips = string_to_array(c.allowed_ips, ','), digest = c.digest, hint = c.hint, updated_at = c.updated_at,
+             removed_at = c.removed_at
+         from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::int[], $8::timestamptz[],
+                     $9::text[], $10::bytea[], $11::text[], $12::timestamptz[], $13::timestamptz[])
+             as c (id, name, name_key, description, status, inactive_reason, membership_number, expires_at, allowed_ips, digest,
+                   hint, updated_at, removed_at)
+         where t.id = c.id",
+    )
+    .bind(rows.ids)
+    .bind(rows.names)
+    .bind(rows.name_keys)
+    .bind(rows.descriptions)
+    .bind(rows.statuses)
+    .bind(rows.inactive_reasons)
+    .bind(rows.membership_numbers)
+    .bind(rows.expiries)
+    .bind(rows.allowed_ips)
+    .bind(rows.digests)
+    .bind(rows.hints)
+    .bind(rows.updated)
+    .bind(rows.removed)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
