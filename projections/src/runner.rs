@@ -36,6 +36,15 @@ impl ReadModel {
         }
     }
 
+    /// Do requests read it? Else only a node does that starts, and nobody waits for it.
+    #[must_use]
+    pub fn is_for_requests(self) -> bool {
+        match self {
+            Self::AccessTokens | Self::Members => true,
+            Self::Credentials => false,
+        }
+    }
+
     /// The revision of its projector. It rises with whatever makes other rows of the same events: what another revision has
     /// begun is not gone on with.
     #[must_use]

@@ -41,10 +41,11 @@ impl Vitals {
         *self.appended.borrow()
     }
 
-    /// Waits until every read model has come to a position; false where one has not in time.
+    /// Waits until every read model that requests read has come to a position; false where one has not in time.
     pub(super) async fn read_models_reach(&self, position: i64, patience: Duration) -> bool {
         let all = async {
-            for (_, seen) in &self.read_models {
+            let asked = |(read_model, _): &&(ReadModel, _)| read_model.is_for_requests();
+            for (_, seen) in self.read_models.iter().filter(asked) {
                 if seen.clone().wait_for(|at| at.position >= position).await.is_err() {
                     return false;
                 }
@@ -96,7 +97,9 @@ pub(super) async fn readiness(State(service): State<Service>) -> Response {
                 "read model {name} has stopped at position {}",
                 progress.position
             ));
-        } else if service.index.position().saturating_sub(progress.position) > MAX_LAG {
+        } else if read_model.is_for_requests()
+            && service.index.position().saturating_sub(progress.position) > MAX_LAG
+        {
             reasons.push(format!(
                 "read model {name} is not caught up: at position {}",
                 progress.position
@@ -150,4 +153,41 @@ async fn ask_store(service: &Service) -> Option<Store> {
         })
     };
     tokio::time::timeout(PATIENCE, ask).await.ok()?.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The one that only a node reads that starts follows the log in long steps: were it waited for, every creation would
+    /// take a quarter of a second.
+    #[tokio::test]
+    async fn a_request_waits_for_the_read_models_that_requests_read() {
+        let at = |position| Progress {
+            position,
+            error: None,
+        };
+        let vitals = |behind| {
+            let of = |read_model| {
+                let position = if read_model == behind { 1 } else { 2 };
+                (read_model, watch::channel(at(position)).1)
+            };
+            Vitals {
+                appended: watch::channel(2).1,
+                read_models: ReadModel::ALL.map(of).to_vec(),
+                intake: watch::channel(IntakeState::Off).1,
+            }
+        };
+        let patience = Duration::from_millis(10);
+        assert!(
+            vitals(ReadModel::Credentials)
+                .read_models_reach(2, patience)
+                .await
+        );
+        assert!(
+            !vitals(ReadModel::AccessTokens)
+                .read_models_reach(2, patience)
+                .await
+        );
+    }
 }
