@@ -20,7 +20,7 @@ use crate::clock::Clock;
 use crate::commands::Commands;
 use crate::config::{Config, ConfigError};
 use crate::follow::{Follower, News};
-use crate::http::{Discovery, FailedAttempts, Parts, Profiles, Progress, Service, Vitals, router};
+use crate::http::{Discovery, FailedAttempts, Parts, Profiles, Progress, Service, Turns, Vitals, router};
 use crate::intake::{Intake, IntakeState, StartIntakeError};
 use crate::log::Appender;
 use crate::reactor::Reactor;
@@ -244,6 +244,7 @@ impl App {
             cors_origins: config.cors_origins,
             max_expiry_days: config.max_expiry_days,
             profiles: Profiles::default(),
+            turns: Turns::default(),
             passes_jwts: config.passes_jwts,
             discovery: discovery(config.public_url, address),
             signed: all_signed,

@@ -2,11 +2,13 @@
 //! organization's removals, folded in the order of the log up to there. The same aggregates and the same rules as behind
 //! a live decision; nothing here decides anything of its own.
 
+mod answering;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
 
+pub use answering::{Say, Source};
 use chrono::{DateTime, Utc};
 use cqrs_es::Aggregate;
 

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use domain::access_token::{AccessTokenEvent, TokenType};
 use domain::as_of::AsOf;
-use domain::ids::{OrganizationId, TokenId};
+use domain::ids::{MemberId, OrganizationId, TokenId};
 use domain::member::Member;
 use domain::organization::OrganizationEvent;
 use sqlx::PgConnection;
@@ -56,13 +56,13 @@ pub async fn recorded_at(
         .await
 }
 
-/// A token of the organization as of a position; none where it was not created by then.
+/// A token as of a position; none where it was not created by then, or is not of this organization.
 ///
 /// # Errors
 /// [`ReadLogError`]
 pub async fn token_as_of(
     connection: &mut PgConnection,
-    organization_id: OrganizationId,
+    organization_id: Option<OrganizationId>,
     token_id: TokenId,
     position: i64,
 ) -> Result<Option<AsOf>, ReadLogError> {
@@ -72,18 +72,49 @@ pub async fn token_as_of(
     let Some(Fact::AccessToken(AccessTokenEvent::Created(created))) = created else {
         return Ok(None);
     };
-    if created.organization_id != organization_id {
+    if organization_id.is_some_and(|expected| created.organization_id != expected) {
         return Ok(None);
     }
+    let organization_id = created.organization_id;
     let is_personal = created.token_type == TokenType::Personal;
     let creator = Member::stream_id(organization_id, created.creator_id);
     let mut organization = Stream::new("organization", organization_id.to_string(), position);
     let removals = organization.rest(connection).await?;
-    let mut as_of = AsOf::default();
     // A service token depends on its creator only where it was made by somebody whose organization was just removed.
-    let mut creator = (is_personal || !removals.is_empty()).then(|| Stream::new("member", creator, position));
+    let creator = (is_personal || !removals.is_empty()).then(|| Stream::new("member", creator, position));
     others.extend(removals);
     others.sort_by_key(|event| event.position);
+    fold(connection, others, creator).await.map(Some)
+}
+
+/// A member as of a position, with no token of its.
+///
+/// # Errors
+/// [`ReadLogError`]
+pub async fn member_as_of(
+    connection: &mut PgConnection,
+    organization_id: OrganizationId,
+    member_id: MemberId,
+    position: i64,
+) -> Result<AsOf, ReadLogError> {
+    let mut organization = Stream::new("organization", organization_id.to_string(), position);
+    let removals = organization.rest(connection).await?;
+    let stream = Member::stream_id(organization_id, member_id);
+    fold(
+        connection,
+        removals,
+        Some(Stream::new("member", stream, position)),
+    )
+    .await
+}
+
+/// What these events, in the order of the log, and those of the creator come to.
+async fn fold(
+    connection: &mut PgConnection,
+    others: Vec<RecordedEvent>,
+    mut creator: Option<Stream>,
+) -> Result<AsOf, ReadLogError> {
+    let mut as_of = AsOf::default();
     let mut others = others.into_iter().peekable();
     // The creator's may be many: a page at a time.
     while let Some(creator) = &mut creator
@@ -100,7 +131,7 @@ pub async fn token_as_of(
     for event in others {
         apply(&mut as_of, &event);
     }
-    Ok(Some(as_of))
+    Ok(as_of)
 }
 
 /// A stream read up to a position, a page at a time.

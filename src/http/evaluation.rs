@@ -1,5 +1,5 @@
-//! AuthZEN 1.0: may this subject do this on that? Answered from the index, without IO. Errors are 400 with a JSON string,
-//! as the standard's HTTPS binding shows them; a deny is a 200.
+//! AuthZEN 1.0: may this subject do this on that? Answered from the index, without IO, unless it is asked for the past or for
+//! an explanation. Errors are 400 with a JSON string, as the standard's HTTPS binding shows them; a deny is a 200.
 
 use std::borrow::Cow;
 
@@ -10,10 +10,12 @@ use axum::response::{IntoResponse, Response};
 use domain::authorization::{Answer, Question, Reason};
 use domain::policy::StatementId;
 use serde::Serialize;
+use tokio::time::Instant;
 use utoipa::ToSchema;
 
 use super::gateway::refuse;
 use super::openapi::{DECISIONS, problems, questions};
+use super::past::{PATIENCE, SayBody, recall};
 use super::question::{Asked, QuestionBody, Semantic};
 use super::{Service, reach};
 
@@ -40,6 +42,9 @@ struct ContextBody<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     statement_id: Option<Cow<'a, StatementId>>,
+    /// Where it was asked to explain: every statement that has a say, or had before it was revoked, in their order.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    statements: Option<Vec<SayBody>>,
 }
 
 /// One for each question, in order, up to where the semantic stops.
@@ -88,7 +93,7 @@ struct ErrorBody {
 #[utoipa::path(
     post, path = "/access/v1/evaluation", tag = DECISIONS, operation_id = "evaluate", security((), ("gatewayKey" = [])),
     summary = "May this subject do this on that?",
-    description = "A deny is a 200. Answered from memory.",
+    description = "A deny is a 200. Answered from memory; from the log where it is asked for another time, or to explain.",
     request_body = questions::Evaluation,
     responses(
         (status = 200, description = "The decision.", body = EvaluationBody),
@@ -136,12 +141,17 @@ pub(super) async fn evaluate_all(State(service): State<Service>, body: QuestionB
     let asked: Vec<Result<Asked<'_>, String>> = questions.asked(body.at_least).collect();
     let at_least = asked.iter().flatten().map(|asked| asked.at_least).max();
     reach(&service, at_least.unwrap_or(0)).await;
+    let deadline = Instant::now() + PATIENCE;
     let mut evaluations = Vec::with_capacity(asked.len());
     for asked in asked {
-        let item = match asked {
-            Ok(asked) => ItemBody::Decided(decide(&service, &asked, |evaluation| evaluation.into_owned())),
-            Err(message) => ItemBody::failed(message),
+        let decided = match asked {
+            Ok(asked) if asked.is_live() => {
+                Ok(decide(&service, &asked, |evaluation| evaluation.into_owned()))
+            }
+            Ok(asked) => from_log(&service, &asked, deadline).await,
+            Err(wrong) => Err(wrong),
         };
+        let item = decided.map_or_else(ItemBody::failed, ItemBody::Decided);
         let ends = item.ends(questions.semantic);
         evaluations.push(item);
         if ends {
@@ -152,8 +162,32 @@ pub(super) async fn evaluate_all(State(service): State<Service>, body: QuestionB
 }
 
 async fn decide_one(service: &Service, asked: &Asked<'_>) -> Response {
-    reach(service, asked.at_least).await;
-    decide(service, asked, |evaluation| Json(evaluation).into_response())
+    if asked.is_live() {
+        reach(service, asked.at_least).await;
+        return decide(service, asked, |evaluation| Json(evaluation).into_response());
+    }
+    match from_log(service, asked, Instant::now() + PATIENCE).await {
+        Ok(evaluation) => Json(evaluation).into_response(),
+        Err(wrong) => invalid(&wrong),
+    }
+}
+
+async fn from_log(
+    service: &Service,
+    asked: &Asked<'_>,
+    deadline: Instant,
+) -> Result<EvaluationBody<'static>, String> {
+    let recalled = recall(service, asked, deadline).await?;
+    let says = recalled.says.into_iter().map(SayBody::from);
+    Ok(EvaluationBody {
+        decision: recalled.reason == Reason::Allowed,
+        context: ContextBody {
+            position: recalled.position,
+            reason: recalled.reason,
+            statement_id: recalled.statement_id.map(Cow::Owned),
+            statements: asked.explains.then(|| says.collect()),
+        },
+    })
 }
 
 fn decide<T>(service: &Service, asked: &Asked<'_>, answer: impl FnOnce(EvaluationBody<'_>) -> T) -> T {
@@ -182,6 +216,7 @@ impl<'a> EvaluationBody<'a> {
                 position,
                 reason: answer.reason,
                 statement_id: answer.statement_id.map(Cow::Borrowed),
+                statements: None,
             },
         }
     }
@@ -194,6 +229,7 @@ impl<'a> EvaluationBody<'a> {
                 position: self.context.position,
                 reason: self.context.reason,
                 statement_id: statement_id.map(|id| Cow::Owned(id.into_owned())),
+                statements: self.context.statements,
             },
         }
     }

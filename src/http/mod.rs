@@ -23,6 +23,7 @@ mod issuing;
 mod membership_events;
 mod openapi;
 mod parked;
+mod past;
 mod permissions;
 mod problem;
 mod profiles;
@@ -57,6 +58,7 @@ pub use failed_attempts::FailedAttempts;
 use gateway::Form;
 pub use health::{Progress, Vitals};
 pub use openapi::document;
+pub use past::Turns;
 use problem::Problem;
 pub use profiles::Profiles;
 
@@ -71,6 +73,8 @@ const MAX_HEADERS: usize = 16 * 1024;
 const OWN_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a query waits for a position that the caller names.
 const POSITION_PATIENCE: Duration = Duration::from_millis(250);
+/// Digits of a second, as the log has them.
+const MICROSECONDS: u16 = 6;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What the handlers work with. Each request clones it several times, so it is one pointer.
@@ -109,6 +113,8 @@ pub struct Parts {
     pub signed: watch::Receiver<Signed>,
     /// Names and addresses of callers.
     pub profiles: Profiles,
+    /// Whose turn it is to be answered from the log.
+    pub turns: Turns,
     /// Do FeatBit's own JWTs pass forward auth?
     pub passes_jwts: bool,
     /// Where gateways find what answers their questions; none: it is not said.

@@ -21,10 +21,8 @@ use super::openapi::schemas::{self, Success};
 use super::openapi::{AUDIT, parameters, problems};
 use super::problem::Problem;
 use super::query::parameter;
-use super::{POSITION_PATIENCE, Service};
+use super::{MICROSECONDS, POSITION_PATIENCE, Service};
 
-/// Digits of a second, as the log has them.
-const MICROSECONDS: u16 = 6;
 const INVALID: &str = "at_is_invalid";
 
 /// What a token could do. Fields in this order.
@@ -125,7 +123,7 @@ pub(super) async fn of_token(
             .ok_or(Problem::Invalid(vec![INVALID]))?,
     };
     let organization_id = known.caller.organization_id;
-    let as_of = token_as_of(&mut connection, organization_id, token_id, position)
+    let as_of = token_as_of(&mut connection, Some(organization_id), token_id, position)
         .await?
         .ok_or(Problem::NotFound)?;
     let time = match at {

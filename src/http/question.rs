@@ -8,6 +8,7 @@ use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
 use axum::http::StatusCode;
 use axum::response::Response;
+use chrono::DateTime;
 use domain::ids::{OrganizationId, TokenId};
 use domain::secret::Secret;
 use serde::Deserialize;
@@ -17,6 +18,7 @@ use uuid::Uuid;
 use super::body::{UnreadableBody, is_json, read};
 use super::field::{Field, FromJson, Items, object, read_object};
 use super::gateway::refuse;
+use super::past::When;
 use super::{Service, at_least_position};
 use crate::authorization::Subject;
 
@@ -26,6 +28,7 @@ pub(super) const MAX_EVALUATIONS: usize = 512;
 const OBJECT: &str = "an object";
 const STRING: &str = "a string";
 const POSITION: &str = "a position, from 0";
+const TIME: &str = "a time, as RFC 3339 has it";
 
 /// A body that says it is JSON, and the position its sender wants to see at least.
 #[derive(Debug)]
@@ -63,6 +66,16 @@ pub(super) struct Asked<'q> {
     pub(super) organization_id: Option<OrganizationId>,
     pub(super) address: Option<IpAddr>,
     pub(super) at_least: i64,
+    pub(super) when: When,
+    /// Every statement that has a say is wanted.
+    pub(super) explains: bool,
+}
+
+impl Asked<'_> {
+    /// Can it be answered from memory?
+    pub(super) fn is_live(&self) -> bool {
+        self.when == When::Now && !self.explains
+    }
 }
 
 /// A question as it came.
@@ -118,8 +131,12 @@ struct ContextBody<'a> {
     at_least_position: Field<i64>,
     #[serde(borrow, default)]
     ip_address: Field<Cow<'a, str>>,
-    at_position: Option<serde::de::IgnoredAny>,
-    at_time: Option<serde::de::IgnoredAny>,
+    #[serde(default)]
+    at_position: Field<i64>,
+    #[serde(borrow, default)]
+    at_time: Field<Cow<'a, str>>,
+    #[serde(default)]
+    explain: Field<bool>,
 }
 
 /// Several questions as they came: what stands at the top holds for each that does not say otherwise.
@@ -278,6 +295,8 @@ impl Question<'_> {
                 .and_then(|context| context.ip_address.given())
                 .and_then(|address| address.trim().parse().ok()),
             at_least: context.map_or(Ok(0), ContextBody::at_least)?.max(at_least),
+            when: context.map_or(Ok(When::Now), ContextBody::when)?,
+            explains: context.map_or(Ok(false), ContextBody::explains)?,
         })
     }
 }
@@ -322,15 +341,33 @@ impl ResourceBody<'_> {
 
 impl ContextBody<'_> {
     fn at_least(&self) -> Result<i64, String> {
-        for (later, asked) in [("atPosition", &self.at_position), ("atTime", &self.at_time)] {
-            if asked.is_some() {
-                return Err(format!("context.{later} is not supported yet"));
-            }
+        position(&self.at_least_position, "context.atLeastPosition").map(|position| position.unwrap_or(0))
+    }
+
+    fn when(&self) -> Result<When, String> {
+        let at_position = position(&self.at_position, "context.atPosition")?;
+        let at_time = self.at_time.optional("context.atTime", TIME)?;
+        match (at_position, at_time) {
+            (None, None) => Ok(When::Now),
+            (Some(position), None) => Ok(When::Position(position)),
+            (None, Some(time)) => match DateTime::parse_from_rfc3339(time) {
+                Ok(time) => Ok(When::Time(time.to_utc())),
+                Err(_) => Err(format!("context.atTime must be {TIME}")),
+            },
+            (Some(_), Some(_)) => Err("context.atPosition and context.atTime exclude each other".to_owned()),
         }
-        match self.at_least_position {
-            Field::Absent => Ok(0),
-            Field::Given(position) if position >= 0 => Ok(position),
-            Field::Given(_) | Field::Mistyped => Err(format!("context.atLeastPosition must be {POSITION}")),
-        }
+    }
+
+    fn explains(&self) -> Result<bool, String> {
+        let explain = self.explain.optional("context.explain", "true or false")?;
+        Ok(explain.copied().unwrap_or(false))
+    }
+}
+
+fn position(field: &Field<i64>, path: &str) -> Result<Option<i64>, String> {
+    match field {
+        Field::Absent => Ok(None),
+        Field::Given(position) if *position >= 0 => Ok(Some(*position)),
+        Field::Given(_) | Field::Mistyped => Err(format!("{path} must be {POSITION}")),
     }
 }

@@ -190,7 +190,7 @@ pub(in crate::http) struct ResourceProperties {
     organization_id: Option<String>,
 }
 
-/// `atPosition` and `atTime` are refused: the past can't be asked for yet.
+/// `atPosition` and `atTime` exclude each other.
 #[derive(ToSchema)]
 #[schema(rename_all = "camelCase")]
 pub(in crate::http) struct Context {
@@ -202,6 +202,15 @@ pub(in crate::http) struct Context {
     /// none, which for a token with `allowedIps` is `ip_not_allowed`.
     #[schema(value_type = Value, required = false)]
     ip_address: Option<Value>,
+    /// Would it have been allowed at this position of the log? The time is that of its event. A secret is that of the token
+    /// that has it now.
+    #[schema(minimum = 0, maximum = 9223372036854775807_i64)]
+    at_position: Option<i64>,
+    /// Would it have been allowed then? Not still to come.
+    at_time: Option<chrono::DateTime<chrono::Utc>>,
+    /// Add every statement that has a say. This, and the past, is answered from the log within 5 s, or else `stale_replica`.
+    #[schema(nullable)]
+    explain: Option<bool>,
 }
 
 /// All are answered (`execute_all`, the default), or those up to the first that is denied or in error, or up to the first

@@ -141,8 +141,12 @@ pub(in crate::http) fn unusable() -> Schema {
         .into()
 }
 
-pub(super) fn effect() -> Schema {
+pub(in crate::http) fn effect() -> Schema {
     one_of(["allow", "deny"]).into()
+}
+
+pub(in crate::http) fn source() -> Schema {
+    one_of(["token", "member", "scope"]).into()
 }
 
 fn readiness() -> Schema {

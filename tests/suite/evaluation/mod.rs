@@ -5,6 +5,7 @@ mod discovery;
 mod form;
 mod freshness;
 mod last_used;
+mod past;
 mod permission;
 mod several;
 mod subjects;

@@ -379,7 +379,7 @@ async fn a_token_made_right_after_its_organization_was_removed_is_removed() {
         .unwrap();
     }
     let mut connection = database.pool.acquire().await.unwrap();
-    let as_of = token_as_of(&mut connection, organization_id, token_id.into(), 3)
+    let as_of = token_as_of(&mut connection, Some(organization_id), token_id.into(), 3)
         .await
         .unwrap()
         .expect("a token");

@@ -233,6 +233,8 @@ impl<'a> Living<'a> {
                     };
                     assert_eq!(without_time(&answer), without_time(&live.answer), "{context}");
                     assert_eq!(decided_by(&answer), live.decisions, "{context}: {answer:#}");
+                    let then = decided_then(self.app, id, position).await;
+                    assert_eq!(then, live.decisions, "{context}");
                 }
                 if log.is_last_at_its_time(position) {
                     let query = format!("?at={}", answer["time"].as_str().unwrap());
@@ -272,6 +274,19 @@ fn decisions(app: &TestApp, id: TokenId, position: i64) -> Vec<Reason> {
             })
     };
     QUESTIONS.into_iter().map(decide).collect()
+}
+
+/// What AuthZEN is answered of the past.
+async fn decided_then(app: &TestApp, id: &str, position: i64) -> Vec<Reason> {
+    let asked = QUESTIONS
+        .map(|(action, resource)| json!({ "action": { "name": action }, "resource": { "type": "", "id": resource } }));
+    let questions = json!({ "subject": { "type": "access_token", "id": id }, "context": { "atPosition": position },
+                            "evaluations": asked });
+    let request = app.request(Method::POST, "/access/v1/evaluations");
+    let answer = Answer::of(request.json(&questions)).await;
+    let answered = answer.body["evaluations"].as_array().unwrap();
+    let reason = |answered: &Value| serde_json::from_value(answered["context"]["reason"].clone()).unwrap();
+    answered.iter().map(reason).collect()
 }
 
 /// What a reader of the answer would decide: statement by statement, without those parts that were revoked.
