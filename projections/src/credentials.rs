@@ -116,11 +116,14 @@ impl Batch {
 
     fn issue(&mut self, created_position: i64, created: &Created) {
         let mut credential = Credential::issued(created);
+        // A row that is there already stays as it is: most tokens are made by members who are known.
+        let key = (created.organization_id, created.creator_id);
+        let has_ended = match self.creators.get(&key) {
+            Some(creator) => creator.has_ended,
+            None => self.creator(key).has_ended,
+        };
         // Made in the moment after its organization was removed.
-        if self
-            .creator((created.organization_id, created.creator_id))
-            .has_ended
-        {
+        if has_ended {
             credential.remove();
         }
         self.changed_credentials.insert(created.token_id);

@@ -27,7 +27,7 @@ pub struct RecordedEvent {
     pub aggregate_id: String,
     /// Its place in its stream, from 1.
     pub sequence: i64,
-    /// Who, from which request.
+    /// Who, from which request; null in pages of the log, whose readers have no use for it.
     pub metadata: Value,
     /// What happened.
     pub fact: Fact,
@@ -141,8 +141,7 @@ pub async fn read_after_without(
     let unwanted: Vec<&str> = unwanted.iter().map(|kind| kind.name()).collect();
     let rows = sqlx::query(
         "select position, recorded_at, organization_id, aggregate_type, aggregate_id, sequence, event_type, event_version, hash,
-                case when is_wanted then payload end as payload, case when is_wanted then metadata end as metadata,
-                is_wanted, found < $2 and count(*) over () = found as is_last
+                case when is_wanted then payload end as payload, null::json as metadata, is_wanted, found < $2 and count(*) over () = found as is_last
          from (
              select *, aggregate_type <> all($4) as is_wanted, count(*) over () as found, coalesce(sum(pg_column_size(payload) + pg_column_size(metadata)) over (
                  order by position rows between unbounded preceding and 1 preceding), 0) as bytes_before
@@ -303,7 +302,7 @@ pub(crate) fn recorded(row: &PgRow) -> Result<RecordedEvent, ReadLogError> {
         organization_id: row.try_get::<uuid::Uuid, _>("organization_id")?.into(),
         aggregate_id: row.try_get("aggregate_id")?,
         sequence: row.try_get("sequence")?,
-        metadata: row.try_get("metadata")?,
+        metadata: row.try_get::<Option<Value>, _>("metadata")?.unwrap_or_default(),
         fact,
     })
 }

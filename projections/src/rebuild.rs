@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use sqlx::{Connection, Executor, PgConnection, PgPool};
 use thiserror::Error;
 
@@ -14,8 +15,10 @@ use crate::checkpoint::{self, Tables};
 use crate::log::{Kind, Page, ReadLogError, read_after_without};
 use crate::runner::{ReadModel, Runner, StepError};
 
-/// Events in one transaction.
+/// Events in one read.
 const BATCH: i64 = 5_000;
+/// Reads in one transaction, each of no more than a few megabytes: rows that many events change are written once.
+const READS: u32 = 4;
 /// How long a switch waits for a lock, and so the longest that those behind it wait.
 const SWITCH_PATIENCE: &str = "250ms";
 /// Between two tries to switch.
@@ -167,6 +170,7 @@ impl Rebuild {
     /// [`RebuildError`]; the live one is as it was.
     pub async fn switch(self) -> Result<i64, RebuildError> {
         let name = self.read_model.name();
+        self.index_for_readers().await?;
         for _ in 0..SWITCH_TRIES {
             self.come_near().await?;
             match self.try_switch().await {
@@ -181,6 +185,18 @@ impl Rebuild {
             tokio::time::sleep(SWITCH_PAUSE).await;
         }
         Err(RebuildError::NoMoment(name))
+    }
+
+    /// Makes the indexes that were left out while it was filled.
+    async fn index_for_readers(&self) -> Result<(), RebuildError> {
+        let mut connection = self.pool.acquire().await?;
+        let live = checkpoint::of_read_model(&mut connection, self.read_model.name(), Tables::Live).await?;
+        let definitions =
+            index_definitions(&mut connection, self.read_model, live.version, self.version, true).await?;
+        for definition in definitions {
+            connection.execute(definition.as_str()).await?;
+        }
+        Ok(())
     }
 
     /// Steps until what is left is little: under load there is always something.
@@ -343,10 +359,8 @@ impl Replay {
             return Ok(false);
         }
         let taking = async {
-            for (rebuild, _) in self.rebuilds.iter().filter(|(_, position)| *position == from) {
-                rebuild.take(from, &page).await?;
-            }
-            Ok::<_, RebuildError>(())
+            let here = self.rebuilds.iter().filter(|(_, position)| *position == from);
+            try_join_all(here.map(|(rebuild, _)| rebuild.take(from, &page))).await
         };
         let (taken, ahead) = tokio::join!(taking, self.read(to, next.filter(|next| *next > to)));
         taken?;
@@ -358,9 +372,24 @@ impl Replay {
         Ok(is_far || self.ahead.is_some())
     }
 
-    /// The page after a position, up to where the next one stands.
+    /// What stands after a position, up to where the next one stands.
     async fn read(&self, after: i64, until: Option<i64>) -> Result<Page, RebuildError> {
-        let limit = until.map_or(BATCH, |until| until.saturating_sub(after).min(BATCH));
+        let until = until.unwrap_or(i64::MAX);
+        let mut all = self.read_page(after, until).await?;
+        for _ in 1..READS {
+            if all.is_last || all.last_position >= until {
+                break;
+            }
+            let next = self.read_page(all.last_position, until).await?;
+            all.events.extend(next.events);
+            (all.last_position, all.is_last) = (next.last_position, next.is_last);
+            all.last_hash = next.last_hash.or(all.last_hash);
+        }
+        Ok(all)
+    }
+
+    async fn read_page(&self, after: i64, until: i64) -> Result<Page, RebuildError> {
+        let limit = until.saturating_sub(after).min(BATCH);
         let is_unwanted = |kind: &Kind| {
             let mut rebuilds = self.rebuilds.iter();
             rebuilds.all(|(rebuild, _)| rebuild.read_model.unwanted().contains(kind))
@@ -389,6 +418,35 @@ pub(crate) async fn tables(
         .await
 }
 
+/// What makes a version's indexes, keys among them, as another one has them: those for readers alone, or all others.
+async fn index_definitions(
+    connection: &mut PgConnection,
+    read_model: ReadModel,
+    from: i32,
+    to: i32,
+    are_for_readers: bool,
+) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar(
+        "select case when c.oid is not null
+                then format('alter table %I.%I add constraint %I %s', $2, t.relname, c.conname, pg_get_constraintdef(c.oid))
+                else replace(replace(pg_get_indexdef(i.indexrelid), format(' ON %I.', $1), format(' ON %I.', $2)),
+                             'INDEX ', 'INDEX IF NOT EXISTS ')
+                end
+         from pg_index i
+         join pg_class t on t.oid = i.indrelid
+         join pg_class x on x.oid = i.indexrelid
+         left join pg_constraint c on c.conindid = i.indexrelid and c.contype in ('p', 'u')
+         where t.relnamespace = $1::regnamespace and (x.relname = any($3)) = $4
+         order by c.oid is null, x.relname",
+    )
+    .bind(read_model.schema(from))
+    .bind(read_model.schema(to))
+    .bind(read_model.indexes_for_readers())
+    .bind(are_for_readers)
+    .fetch_all(connection)
+    .await
+}
+
 async fn make_version(
     connection: &mut PgConnection,
     read_model: ReadModel,
@@ -401,8 +459,11 @@ async fn make_version(
         .execute(format!("create schema {new}").as_str())
         .await?;
     for table in tables(&mut transaction, read_model, live).await? {
-        let copy = format!("create table {new}.{table} (like {old}.{table} including all)");
+        let copy = format!("create table {new}.{table} (like {old}.{table} including all excluding indexes)");
         transaction.execute(copy.as_str()).await?;
+    }
+    for definition in index_definitions(&mut transaction, read_model, live, version, false).await? {
+        transaction.execute(definition.as_str()).await?;
     }
     // Whoever may use the live tables may use these.
     let grants: Vec<String> = sqlx::query_scalar(

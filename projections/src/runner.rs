@@ -60,6 +60,14 @@ impl ReadModel {
         format!("{}_v{version}", self.name())
     }
 
+    /// The indexes that its projector has no use for: a replay makes them when it is through.
+    pub(crate) fn indexes_for_readers(self) -> &'static [&'static str] {
+        match self {
+            Self::AccessTokens => &["access_tokens_newest_first", "access_tokens_by_expiry"],
+            Self::Members | Self::Credentials => &[],
+        }
+    }
+
     /// Whose events change nothing in it.
     pub(crate) fn unwanted(self) -> &'static [Kind] {
         match self {
