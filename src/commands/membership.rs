@@ -224,6 +224,9 @@ impl Commands {
         let mut attempts = Attempts::default();
         loop {
             let unit = self.unit(&Actor::Intake);
+            // What is known of them may be out of date: then the append conflicts, and they are read.
+            let unknown = self.known_members.lend(&unit, streams(&poll.messages));
+            unit.preload::<Member>(&unknown).await?;
             let mut taken = stage(&self.pool, &unit, poll).await?;
             if let Some(offset) = &poll.offset {
                 unit.move_offset(offset.clone());
@@ -233,6 +236,7 @@ impl Commands {
                     Some(last) => last.position,
                     None => self.head().await?,
                 };
+                self.known_members.keep(unit);
                 return Ok(taken);
             }
             attempts.again().await?;
@@ -242,7 +246,6 @@ impl Commands {
 
 async fn stage(pool: &PgPool, unit: &UnitOfWork, poll: &Poll) -> Result<Taken, CommandError> {
     let mut used = used_keys(pool, &poll.messages).await?;
-    unit.preload::<Member>(&streams(&poll.messages)).await?;
     let mut taken = Taken::default();
     for message in &poll.messages {
         match &message.meaning {

@@ -5,6 +5,7 @@
 pub mod access_tokens;
 pub mod housekeeping;
 pub mod issuing;
+mod known_members;
 pub mod membership;
 pub mod parked;
 mod turns;
@@ -24,6 +25,7 @@ use tokio::sync::Semaphore;
 use tokio::task::block_in_place;
 use uuid::Uuid;
 
+use self::known_members::KnownMembers;
 use self::turns::Turns;
 use crate::clock::Clock;
 use crate::log::{AppendError, AppendOutcome, Appender, Recorded, UnitError, UnitOfWork};
@@ -44,6 +46,7 @@ pub struct Commands {
     max_tokens: u32,
     weighing: Arc<Semaphore>,
     turns: Turns,
+    known_members: KnownMembers,
 }
 
 /// Who asks for a command, as each of its events will say.
@@ -175,6 +178,7 @@ impl Commands {
             max_tokens,
             weighing: Arc::new(Semaphore::new(weighed_at_once())),
             turns: Turns::default(),
+            known_members: KnownMembers::default(),
         }
     }
 

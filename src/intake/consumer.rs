@@ -8,6 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -28,7 +29,7 @@ use crate::log::{OffsetMove, Partition};
 use crate::report::Report;
 
 /// Messages in one poll.
-const MAX_POLL: usize = 500;
+const MAX_POLL: usize = 2000;
 /// Bytes after which a poll takes no further message: all of it may have to be parked by one statement.
 const MAX_POLL_BYTES: usize = 1024 * 1024;
 /// How long the first message of a poll is waited for.
@@ -297,22 +298,28 @@ impl Intake {
         }
     }
 
+    /// All partitions' at once: what one waits for, another is worked on, and one append may take them all.
     fn take_all(&self, polls: &BTreeMap<Partition, Poll>) {
         let assignment = self.consumer.context().number();
-        for (partition, poll) in polls {
-            // The rest of what was read is out of date after a rebalance, like in `poll`.
+        let tries = polls.values().map(|poll| self.commands.take_poll(poll));
+        let tried = self.runtime.block_on(join_all(tries));
+        for ((partition, poll), tried) in polls.iter().zip(tried) {
+            // The rest of what was read is out of date after a rebalance, like in `poll`. What was taken of it stands, and is
+            // read again from the stored offset.
             if self.consumer.context().number() != assignment {
                 return;
             }
-            self.take(partition, poll);
+            self.take(partition, poll, tried);
         }
     }
 
     /// Until it stands in the log, or the partition has to be assigned anew.
-    fn take(&self, partition: &Partition, poll: &Poll) {
+    fn take(&self, partition: &Partition, poll: &Poll, tried: Result<Taken, CommandError>) {
         let Some(offset) = &poll.offset else { return };
+        let mut tried = Some(tried);
         loop {
-            match self.runtime.block_on(self.commands.take_poll(poll)) {
+            let take = || self.runtime.block_on(self.commands.take_poll(poll));
+            match tried.take().unwrap_or_else(take) {
                 Ok(taken) => {
                     self.taken(partition, offset, taken);
                     if *self.state.borrow() == IntakeState::Waiting {

@@ -181,6 +181,37 @@ impl UnitOfWork {
             });
     }
 
+    /// The same with what the stream comes to, so that it can be loaded.
+    pub fn rest_on_known<A: Aggregate + 'static>(&self, aggregate_id: &str, sequence: i64, aggregate: A) {
+        self.staged()
+            .streams
+            .entry(stream::<A>(aggregate_id))
+            .or_insert(LoadedStream {
+                sequence,
+                staged: sequence,
+                state: State::Folded(Box::new(aggregate)),
+            });
+    }
+
+    /// What every stream of this aggregate comes to once all this stands, with the sequence of its last event. They are taken
+    /// out: the unit is at its end.
+    #[must_use]
+    pub fn into_known<A: Aggregate + 'static>(self) -> Vec<(String, i64, A)> {
+        let mut staged = self.staged();
+        let streams = std::mem::take(&mut staged.streams);
+        streams
+            .into_iter()
+            .filter(|(stream, _)| stream.aggregate_type == A::TYPE)
+            .filter_map(|(stream, loaded)| match loaded.state {
+                State::Folded(aggregate) => {
+                    let aggregate = aggregate.downcast::<A>().ok()?;
+                    Some((stream.aggregate_id, loaded.staged, *aggregate))
+                }
+                State::Elsewhere | State::Read(_) => None,
+            })
+            .collect()
+    }
+
     /// The aggregate as its stream, and what this unit has staged, gives it. From now on its stream is a guard.
     ///
     /// # Errors
