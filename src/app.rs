@@ -21,8 +21,9 @@ use crate::commands::Commands;
 use crate::config::{Config, ConfigError};
 use crate::follow::{Follower, News};
 use crate::http::{Discovery, FailedAttempts, Parts, Profiles, Progress, Service, Turns, Vitals, router};
-use crate::intake::{Intake, IntakeState, StartIntakeError};
+use crate::intake::{Intake, IntakeState, Meters, StartIntakeError, Watched};
 use crate::log::Appender;
+use crate::metrics::Metrics;
 use crate::reactor::Reactor;
 use crate::report::Report;
 use crate::retention::Retention;
@@ -216,11 +217,17 @@ impl App {
             tasks.spawn("signer", |stop| signer.run(stop));
         }
 
+        let (meters, decision_timer) = Meters::new(Arc::clone(&index));
+        tasks.spawn("decision timer", |stop| decision_timer.run(stop));
         let (intake_state, intake) = watch::channel(IntakeState::Off);
         if let Some(intake_config) = config.intake {
             intake_state.send_replace(IntakeState::Connecting);
             let stop = tasks.stop_requests.clone();
-            let intake = Intake::new(intake_config, log_pool, commands.clone(), intake_state, stop)?;
+            let watched = Watched {
+                state: intake_state,
+                meters: meters.clone(),
+            };
+            let intake = Intake::new(intake_config, log_pool, commands.clone(), watched, stop)?;
             let ended = intake.spawn()?;
             tasks.spawn_edge("intake", |_| async {
                 // An error means that the thread is gone too.
@@ -248,6 +255,7 @@ impl App {
             passes_jwts: config.passes_jwts,
             discovery: discovery(config.public_url, address),
             signed: all_signed,
+            metrics: Metrics::new(commands.message_counts(), meters),
             vitals: Vitals {
                 appended: appender.head(),
                 read_models,

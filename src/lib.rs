@@ -7,7 +7,7 @@
 //! 2. [`audit`] (the log as evidence), [`log`] (the write side), [`follow`] (who is woken by it), [`schema`],
 //!    [`retention`]
 //! 3. [`commands`] (the only writer), [`authorization`] (decisions from memory)
-//! 4. [`intake`], [`reactor`]
+//! 4. [`intake`], [`reactor`]; [`metrics`]
 //! 5. [`http`]
 //! 6. [`config`], [`app`]
 //! 7. [`dev`], [`operator`] (the commands of who keeps the database), and `main`
@@ -23,6 +23,7 @@ pub mod follow;
 pub mod http;
 pub mod intake;
 pub mod log;
+pub mod metrics;
 pub mod operator;
 pub mod reactor;
 pub mod report;

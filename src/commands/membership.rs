@@ -9,6 +9,7 @@ use domain::organization::{Organization, OrganizationCommand};
 use sqlx::PgPool;
 use uuid::Uuid;
 
+use super::counters::{MessageLabels, Outcome};
 use super::{Actor, Appended, Attempts, CommandError, Commands};
 use crate::log::{InboxKey, OffsetMove, ParkedChange, ParkedMessage, Partition, Profile, UnitOfWork};
 use crate::report::Report;
@@ -49,6 +50,8 @@ pub struct RawMessage {
     pub partition: Option<Partition>,
     /// Its offset there.
     pub offset: Option<i64>,
+    /// When the broker, or whoever sent it, says that it was sent, in milliseconds since 1970.
+    pub sent_at: Option<i64>,
     /// Its key.
     pub key: Option<Vec<u8>>,
     /// Its headers, as text.
@@ -227,7 +230,7 @@ impl Commands {
             // What is known of them may be out of date: then the append conflicts, and they are read.
             let unknown = self.known_members.lend(&unit, streams(&poll.messages));
             unit.preload::<Member>(&unknown).await?;
-            let mut taken = stage(&self.pool, &unit, poll).await?;
+            let (mut taken, outcomes) = stage(&self.pool, &unit, poll).await?;
             if let Some(offset) = &poll.offset {
                 unit.move_offset(offset.clone());
             }
@@ -237,6 +240,10 @@ impl Commands {
                     None => self.head().await?,
                 };
                 self.known_members.keep(unit);
+                for (message, outcome) in poll.messages.iter().zip(outcomes) {
+                    let labels = MessageLabels::of(message, outcome);
+                    self.message_counts.get_or_create(&labels).inc();
+                }
                 return Ok(taken);
             }
             attempts.again().await?;
@@ -244,12 +251,13 @@ impl Commands {
     }
 }
 
-async fn stage(pool: &PgPool, unit: &UnitOfWork, poll: &Poll) -> Result<Taken, CommandError> {
+/// What becomes of the poll, and of each of its messages.
+async fn stage(pool: &PgPool, unit: &UnitOfWork, poll: &Poll) -> Result<(Taken, Vec<Outcome>), CommandError> {
     let mut used = used_keys(pool, &poll.messages).await?;
-    let mut taken = Taken::default();
+    let mut outcomes = Vec::with_capacity(poll.messages.len());
     for message in &poll.messages {
-        match &message.meaning {
-            Ok(event) if !used.insert(event.key.clone()) => taken.repeated += 1,
+        let outcome = match &message.meaning {
+            Ok(event) if !used.insert(event.key.clone()) => Outcome::Repeated,
             Ok(event) => {
                 unit.use_key(event.key.clone());
                 let effect = if is_behind_parked(unit, event).await? {
@@ -258,21 +266,30 @@ async fn stage(pool: &PgPool, unit: &UnitOfWork, poll: &Poll) -> Result<Taken, C
                     take(unit, event).await?
                 };
                 match effect {
-                    Effect::Applied => taken.applied += 1,
-                    Effect::Stale => taken.stale += 1,
+                    Effect::Applied => Outcome::Applied,
+                    Effect::Stale => Outcome::Stale,
                     Effect::CannotBeTaken(reason) => {
                         park(unit, message, &unusable(event, reason)).await?;
-                        taken.parked += 1;
+                        Outcome::Parked
                     }
                 }
             }
             Err(unusable) => {
                 park(unit, message, unusable).await?;
-                taken.parked += 1;
+                Outcome::Parked
             }
-        }
+        };
+        outcomes.push(outcome);
     }
-    Ok(taken)
+    let of = |wanted| outcomes.iter().filter(|outcome| **outcome == wanted).count();
+    let taken = Taken {
+        applied: of(Outcome::Applied),
+        repeated: of(Outcome::Repeated),
+        stale: of(Outcome::Stale),
+        parked: of(Outcome::Parked),
+        position: 0,
+    };
+    Ok((taken, outcomes))
 }
 
 /// What becomes of an event that can be used.

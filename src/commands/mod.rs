@@ -3,6 +3,7 @@
 //! what the index knows of its caller, held against the stream by the append, and never refused by it.
 
 pub mod access_tokens;
+pub mod counters;
 pub mod housekeeping;
 pub mod issuing;
 mod known_members;
@@ -25,6 +26,7 @@ use tokio::sync::Semaphore;
 use tokio::task::block_in_place;
 use uuid::Uuid;
 
+use self::counters::MessageCounts;
 use self::known_members::KnownMembers;
 use self::turns::Turns;
 use crate::clock::Clock;
@@ -47,6 +49,7 @@ pub struct Commands {
     weighing: Arc<Semaphore>,
     turns: Turns,
     known_members: KnownMembers,
+    message_counts: MessageCounts,
 }
 
 /// Who asks for a command, as each of its events will say.
@@ -179,7 +182,14 @@ impl Commands {
             weighing: Arc::new(Semaphore::new(weighed_at_once())),
             turns: Turns::default(),
             known_members: KnownMembers::default(),
+            message_counts: MessageCounts::default(),
         }
+    }
+
+    /// Counts of what became of membership messages; the same counts, however often it is asked for.
+    #[must_use]
+    pub fn message_counts(&self) -> MessageCounts {
+        self.message_counts.clone()
     }
 
     /// Weighs statements against a member's permission: for the largest token that takes a third of a second, in which this

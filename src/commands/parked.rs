@@ -429,6 +429,7 @@ impl Parked {
             raw: RawMessage {
                 partition,
                 offset: row.try_get("message_offset")?,
+                sent_at: None,
                 key: row.try_get("message_key")?,
                 headers,
                 payload: row.try_get("payload")?,

@@ -80,6 +80,39 @@ pub(super) async fn liveness() -> Response {
     ),
 )]
 pub(super) async fn readiness(State(service): State<Service>) -> Response {
+    let health = health(&service).await;
+    let (status, word) = if health.reasons.is_empty() {
+        (StatusCode::OK, "ready")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready")
+    };
+    let body = json!({
+        "status": word,
+        "reasons": health.reasons,
+        "position": service.index.position(),
+        "readModels": health.read_models,
+        "intake": health.intake,
+        "parkedMessages": health.parked,
+        "warnings": health.warnings,
+    });
+    (status, Json(body)).into_response()
+}
+
+/// How the node is.
+pub(super) struct Health {
+    /// Why it is not ready; none where it is.
+    pub(super) reasons: Vec<String>,
+    /// What it is ready in spite of.
+    pub(super) warnings: Vec<&'static str>,
+    /// The last position that each read model holds.
+    pub(super) read_models: BTreeMap<&'static str, i64>,
+    /// How the intake is, in words.
+    pub(super) intake: String,
+    /// How many messages are parked; none where the database does not answer in time.
+    pub(super) parked: Option<i64>,
+}
+
+pub(super) async fn health(service: &Service) -> Health {
     let intake = service.vitals.intake.borrow().clone();
     let mut reasons = Vec::new();
     if !service.index.fence().is_open() {
@@ -106,7 +139,7 @@ pub(super) async fn readiness(State(service): State<Service>) -> Response {
             ));
         }
     }
-    let store = ask_store(&service).await;
+    let store = ask_store(service).await;
     if store.is_none() {
         reasons.push("the database is out of reach".to_owned());
     }
@@ -114,21 +147,13 @@ pub(super) async fn readiness(State(service): State<Service>) -> Response {
     if store.is_some_and(|store| !store.has_synchronous_standby) {
         warnings.push("no standby of the database is synchronous: a revocation may be lost in a failover");
     }
-    let (status, word) = if reasons.is_empty() {
-        (StatusCode::OK, "ready")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "not ready")
-    };
-    let body = json!({
-        "status": word,
-        "reasons": reasons,
-        "position": service.index.position(),
-        "readModels": read_models,
-        "intake": intake.to_string(),
-        "parkedMessages": store.map(|store| store.parked),
-        "warnings": warnings,
-    });
-    (status, Json(body)).into_response()
+    Health {
+        reasons,
+        warnings,
+        read_models,
+        intake: intake.to_string(),
+        parked: store.map(|store| store.parked),
+    }
 }
 
 /// What the database says of itself.

@@ -21,6 +21,7 @@ mod idempotency;
 mod introspection;
 mod issuing;
 mod membership_events;
+mod metrics;
 mod openapi;
 mod parked;
 mod past;
@@ -66,6 +67,7 @@ use crate::audit::Signed;
 use crate::authorization::{Index, Revocations};
 use crate::clock::Clock;
 use crate::commands::Commands;
+use crate::metrics::Metrics;
 
 /// Bytes of all headers of a request together.
 const MAX_HEADERS: usize = 16 * 1024;
@@ -107,6 +109,8 @@ pub struct Parts {
     pub cors_origins: Vec<HeaderValue>,
     /// The farthest expiry that may be asked for, in days.
     pub max_expiry_days: u32,
+    /// What can be measured of it.
+    pub metrics: Metrics,
     /// How this node is.
     pub vitals: Vitals,
     /// What was signed of the log.
@@ -171,6 +175,7 @@ fn enveloped() -> OpenApiRouter<Service> {
         .nest("/api/v1", management)
         .routes(routes!(health::liveness))
         .routes(routes!(health::readiness))
+        .routes(routes!(metrics::show))
         .routes(routes!(discovery::configuration))
         .merge(openapi::routes())
 }

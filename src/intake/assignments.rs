@@ -3,8 +3,10 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use chrono::Utc;
+use rdkafka::Statistics;
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::KafkaError;
@@ -15,6 +17,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::meters::Meters;
 use super::state::IntakeState;
 use crate::log::Partition;
 
@@ -27,6 +30,7 @@ pub(super) struct Assignments {
     pub(super) topic: String,
     pub(super) cluster_id: Mutex<Option<String>>,
     pub(super) current: Mutex<Assignment>,
+    pub(super) meters: Meters,
     pub(super) state: Arc<watch::Sender<IntakeState>>,
     pub(super) stop: CancellationToken,
     pub(super) runtime: Handle,
@@ -39,8 +43,12 @@ pub(super) struct Assignment {
     number: u64,
     /// The stored offset of each partition, none where nothing is stored yet; absent: not part of the group.
     next: Option<HashMap<i32, Option<i64>>>,
+    /// When the last message that was taken of each had been sent, in milliseconds since 1970.
+    sent_at: HashMap<i32, i64>,
     /// Why one of the partitions can't be read.
     stopped: Option<String>,
+    /// When it was last part of the group; none: never.
+    left_at: Option<Instant>,
 }
 
 impl Assignments {
@@ -71,8 +79,11 @@ impl Assignments {
         Some((partition, stored))
     }
 
-    /// The store has moved a partition's offset.
-    pub(super) fn moved(&self, partition: i32, next_offset: i64) {
+    /// The store has moved a partition's offset, past a message that was sent then.
+    pub(super) fn moved(&self, partition: i32, next_offset: i64, sent_at: Option<i64>) {
+        if let Some(sent_at) = sent_at {
+            self.current().sent_at.insert(partition, sent_at);
+        }
         if let Some(stored) = self
             .current()
             .next
@@ -103,7 +114,10 @@ impl Assignments {
                 (None, Some(next)) => IntakeState::Reading {
                     partitions: next.len(),
                 },
-                (None, None) => IntakeState::Connecting,
+                (None, None) => match current.left_at {
+                    Some(since) => IntakeState::Rebalancing { since },
+                    None => IntakeState::Connecting,
+                },
             }
         };
         self.state.send_replace(state);
@@ -112,12 +126,19 @@ impl Assignments {
     fn replace(&self, next: Option<HashMap<i32, Option<i64>>>) {
         {
             let mut current = self.current();
+            let left_at = match current.next {
+                Some(_) => Some(Instant::now()),
+                None => current.left_at,
+            };
             *current = Assignment {
                 number: current.number.wrapping_add(1),
                 next,
+                sent_at: HashMap::new(),
                 stopped: None,
+                left_at,
             };
         }
+        self.meters.forget();
         self.show();
     }
 
@@ -181,6 +202,31 @@ impl Assignments {
 impl ClientContext for Assignments {
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "librdkafka");
+    }
+
+    /// How far behind the intake is, as of the last fetch of each partition.
+    fn stats(&self, statistics: Statistics) {
+        let Some(topic) = statistics.topics.get(&self.topic) else {
+            return;
+        };
+        let now = Utc::now().timestamp_millis();
+        let current = self.current();
+        for (partition, stored) in current.next.iter().flatten() {
+            let Some(end) = topic.partitions.get(partition).map(|at| at.hi_offset) else {
+                continue;
+            };
+            // Not known until something was fetched.
+            if end < 0 {
+                continue;
+            }
+            let behind = end.saturating_sub(stored.unwrap_or(0)).max(0);
+            let age = match current.sent_at.get(partition) {
+                Some(sent_at) if behind > 0 => u64::try_from(now.saturating_sub(*sent_at)).unwrap_or(0),
+                Some(_) | None => 0,
+            };
+            let seconds = Duration::from_millis(age).as_secs_f64();
+            self.meters.behind(*partition, behind, seconds);
+        }
     }
 }
 

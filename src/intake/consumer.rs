@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::assignments::{Assignment, Assignments};
 use super::member_events::understand;
+use super::meters::Meters;
 use super::state::IntakeState;
 use crate::commands::membership::{Poll, RawMessage, Taken};
 use crate::commands::{CommandError, Commands};
@@ -71,6 +72,15 @@ pub enum StartIntakeError {
     Thread(#[from] std::io::Error),
 }
 
+/// What the intake tells of itself.
+#[derive(Debug)]
+pub struct Watched {
+    /// How it is.
+    pub state: watch::Sender<IntakeState>,
+    /// How far behind.
+    pub meters: Meters,
+}
+
 /// The consumer, before it runs.
 pub struct Intake {
     consumer: BaseConsumer<Assignments>,
@@ -95,7 +105,7 @@ impl Intake {
         config: IntakeConfig,
         pool: PgPool,
         commands: Commands,
-        state: watch::Sender<IntakeState>,
+        watched: Watched,
         stop: CancellationToken,
     ) -> Result<Self, StartIntakeError> {
         let mut client = ClientConfig::new();
@@ -118,19 +128,22 @@ impl Intake {
             ("session.timeout.ms", "6000"),
             // How soon a topic that comes into being, or a new partition, is noticed.
             ("topic.metadata.refresh.interval.ms", "5000"),
+            // How often the lag is measured.
+            ("statistics.interval.ms", "1000"),
         ];
         for (name, value) in defaults {
             if !config.properties.contains_key(name) {
                 client.set(name, value);
             }
         }
-        let state = Arc::new(state);
+        let state = Arc::new(watched.state);
         let runtime = Handle::current();
         let context = Assignments {
             pool,
             topic: config.topic.clone(),
             cluster_id: Mutex::new(config.cluster_id),
             current: Mutex::new(Assignment::default()),
+            meters: watched.meters,
             state: Arc::clone(&state),
             stop: stop.clone(),
             runtime: runtime.clone(),
@@ -321,7 +334,7 @@ impl Intake {
             let take = || self.runtime.block_on(self.commands.take_poll(poll));
             match tried.take().unwrap_or_else(take) {
                 Ok(taken) => {
-                    self.taken(partition, offset, taken);
+                    self.taken(partition, poll, offset, taken);
                     if *self.state.borrow() == IntakeState::Waiting {
                         self.consumer.context().show();
                     }
@@ -347,10 +360,15 @@ impl Intake {
         }
     }
 
-    fn taken(&self, partition: &Partition, offset: &OffsetMove, taken: Taken) {
-        self.consumer
-            .context()
-            .moved(partition.partition, offset.next_offset);
+    fn taken(&self, partition: &Partition, poll: &Poll, offset: &OffsetMove, taken: Taken) {
+        let sent: Vec<i64> = poll
+            .messages
+            .iter()
+            .filter_map(|message| message.raw.sent_at)
+            .collect();
+        let context = self.consumer.context();
+        context.moved(partition.partition, offset.next_offset, sent.last().copied());
+        context.meters.taken(taken.position, sent);
         tracing::debug!(
             ?partition,
             next = offset.next_offset,
@@ -434,6 +452,7 @@ fn raw_message(message: &BorrowedMessage<'_>, partition: Partition) -> RawMessag
     RawMessage {
         partition: Some(partition),
         offset: Some(message.offset()),
+        sent_at: message.timestamp().to_millis(),
         key: message.key().map(<[u8]>::to_vec),
         headers: message.headers().map(headers).unwrap_or_default(),
         payload: message.payload().map(<[u8]>::to_vec),

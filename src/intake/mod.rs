@@ -3,7 +3,9 @@
 mod assignments;
 mod consumer;
 pub mod member_events;
+mod meters;
 mod state;
 
-pub use consumer::{Intake, IntakeConfig, StartIntakeError};
+pub use consumer::{Intake, IntakeConfig, StartIntakeError, Watched};
+pub use meters::{DecisionTimer, Meters, PartitionLabel};
 pub use state::IntakeState;

@@ -10,6 +10,7 @@ mod parked;
 mod releasing;
 mod removals;
 mod somebody;
+mod watched;
 
 /// Each function once per broker.
 macro_rules! on_each_broker {

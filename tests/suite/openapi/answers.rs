@@ -542,6 +542,7 @@ fn requests(world: &World, operation: &str, status: u16) -> Option<Vec<reqwest::
         ("introspect", 401) => vec![strict.introspect(&[("token", "x")])],
         ("getAuthZenConfiguration", 200) => vec![open(CONFIGURATION)],
         ("getAuthZenConfiguration", 404) => vec![strict.request(Method::GET, CONFIGURATION)],
+        ("getMetrics", 200) => vec![open("/metrics")],
         ("getLiveness", 200) => vec![open("/health/liveness")],
         ("getReadiness", 200) => vec![open("/health/readiness")],
         ("getReadiness", 503) => vec![world.frozen.request(Method::GET, "/health/readiness")],
