@@ -268,13 +268,13 @@ impl Builder {
     pub(super) fn add_member(
         &mut self,
         (organization_id, member_id): (OrganizationId, MemberId),
-        member: Member,
+        member: Arc<Member>,
         sequence: i64,
         has_ended: bool,
     ) {
         let entry = self.contents.member_entry(organization_id, member_id);
         entry.ended.store(has_ended, Ordering::Relaxed);
-        entry.member.store(Arc::new((Arc::new(member), sequence)));
+        entry.member.store(Arc::new((member, sequence)));
         // Of one of whom nothing was heard, nothing was worked out either.
         if sequence > 0 || has_ended {
             entry.changed(&mut self.contents.shared());

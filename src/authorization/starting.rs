@@ -1,7 +1,7 @@
 //! What an index starts from: a snapshot of the read model of credentials, which is what a replay up to its position would
 //! have made of the log, in a fraction of the time.
 
-use projections::credentials::{CreatorRow, CredentialRow, Snapshot, SnapshotError, TokenReader};
+use projections::credentials::{CredentialRow, SharedCreator, Snapshot, SnapshotError, TokenReader};
 use sqlx::PgPool;
 use uuid::Uuid;
 
@@ -24,7 +24,7 @@ pub(super) async fn read(pool: &PgPool) -> Result<Start, SnapshotError> {
     let mut builder = Builder::with_room_for(snapshot.tokens());
     for (
         key,
-        CreatorRow {
+        SharedCreator {
             member,
             sequence,
             has_ended,

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use domain::member::Member;
 use domain::policy::Rules;
 use sqlx::postgres::PgRow;
 use sqlx::{Executor, PgPool, Postgres, Transaction};
@@ -10,7 +11,7 @@ use thiserror::Error;
 use uuid::Uuid;
 
 use super::rows::{self, RowError};
-use super::{CreatorRow, CredentialRow, MemberKey};
+use super::{CredentialRow, MemberKey};
 use crate::checkpoint::{self, Tables};
 use crate::runner::ReadModel;
 
@@ -26,6 +27,17 @@ pub struct Snapshot {
     hash: Option<Vec<u8>>,
     epoch: Uuid,
     tokens: usize,
+}
+
+/// A member, perhaps the same as others.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SharedCreator {
+    /// As its stream gives it.
+    pub member: Arc<Member>,
+    /// The last sequence of its stream that it holds.
+    pub sequence: i64,
+    /// Its organization was removed, and it has not been added since.
+    pub has_ended: bool,
 }
 
 /// Why a snapshot can't be read.
@@ -102,19 +114,41 @@ impl Snapshot {
         self.tokens
     }
 
-    /// Every member. They are few beside the tokens, and needed before them.
+    /// Every member. They are few beside the tokens, and needed before them; those that have had the same said of them, as
+    /// most with a built-in policy, are one.
     ///
     /// # Errors
     /// [`SnapshotError`]
-    pub async fn creators(&mut self) -> Result<Vec<(MemberKey, CreatorRow)>, SnapshotError> {
-        let (columns, schema) = (rows::CREATOR_COLUMNS, &self.schema);
-        let creators = sqlx::query(&format!("select {columns} from {schema}.creators"))
-            .fetch_all(&mut *self.transaction)
-            .await?;
-        creators
-            .iter()
-            .map(|row| rows::creator(row).map_err(unreadable))
-            .collect()
+    pub async fn creators(&mut self) -> Result<Vec<(MemberKey, SharedCreator)>, SnapshotError> {
+        let schema = &self.schema;
+        let rows: Vec<(Uuid, Uuid, String, i64, bool)> = sqlx::query_as(&format!(
+            "select organization_id, member_id, state::text, sequence, has_ended from {schema}.creators"
+        ))
+        .fetch_all(&mut *self.transaction)
+        .await
+        .map_err(unreadable)?;
+        let mut known: HashMap<String, Arc<Member>> = HashMap::new();
+        let mut creators = Vec::with_capacity(rows.len());
+        for (organization_id, member_id, state, sequence, has_ended) in rows {
+            let member = match known.get(&state) {
+                Some(member) => Arc::clone(member),
+                None => {
+                    let member: Arc<Member> = Arc::new(
+                        serde_json::from_str(&state)
+                            .map_err(|error| SnapshotError::Unreadable(error.to_string()))?,
+                    );
+                    known.insert(state, Arc::clone(&member));
+                    member
+                }
+            };
+            let creator = SharedCreator {
+                member,
+                sequence,
+                has_ended,
+            };
+            creators.push(((organization_id.into(), member_id.into()), creator));
+        }
+        Ok(creators)
     }
 
     /// The next tokens, as they come; empty after the last.
