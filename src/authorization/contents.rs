@@ -99,6 +99,21 @@ impl Contents {
         self.organizations.pin().values().map(Arc::clone).collect()
     }
 
+    /// Tokens of an organization in the order in which they were created, from a place on.
+    pub(super) fn tokens_from(
+        &self,
+        organization_id: OrganizationId,
+        place: usize,
+        at_most: usize,
+    ) -> Vec<Arc<TokenEntry>> {
+        let organizations = self.organizations.pin();
+        let Some(entry) = organizations.get(&organization_id) else {
+            return Vec::new();
+        };
+        let tokens = lock(&entry.tokens);
+        tokens.iter().skip(place).take(at_most).map(Arc::clone).collect()
+    }
+
     fn issue(&self, created: &Created) {
         let mut credential = Credential::issued(created);
         self.shared().share(&mut credential.permission);

@@ -169,6 +169,11 @@ impl Index {
         &self.fence
     }
 
+    /// All there is, at one moment.
+    pub(super) fn contents(&self) -> Arc<Contents> {
+        self.contents.load_full()
+    }
+
     /// All organizations, to go through their tokens.
     pub(super) fn organizations(&self) -> Vec<Arc<OrganizationEntry>> {
         self.contents.load().organizations()

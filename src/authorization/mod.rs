@@ -8,6 +8,7 @@ mod index;
 mod last_used;
 mod leases;
 mod revocations;
+pub mod search;
 mod shared_rules;
 mod starting;
 mod tailer;

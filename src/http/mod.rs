@@ -30,6 +30,7 @@ mod problem;
 mod profiles;
 mod query;
 mod question;
+mod search;
 mod token_body;
 mod token_fields;
 mod words;
@@ -185,6 +186,9 @@ fn decisions() -> OpenApiRouter<Service> {
     OpenApiRouter::default()
         .routes(routes!(evaluation::evaluate))
         .routes(routes!(evaluation::evaluate_all))
+        .routes(routes!(search::actions))
+        .routes(routes!(search::resources))
+        .routes(routes!(search::subjects))
 }
 
 /// What answers for a request that a gateway has in hand: whatever its method is.

@@ -13,6 +13,7 @@ use domain::ids::{OrganizationId, TokenId};
 use domain::secret::Secret;
 use serde::Deserialize;
 use serde::de::MapAccess;
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::body::{UnreadableBody, is_json, read};
@@ -24,6 +25,8 @@ use crate::authorization::Subject;
 
 /// Questions of one request.
 pub(super) const MAX_EVALUATIONS: usize = 512;
+/// Results of one page of a search.
+const MAX_RESULTS: usize = 100;
 
 const OBJECT: &str = "an object";
 const STRING: &str = "a string";
@@ -181,6 +184,57 @@ struct OptionsBody<'a> {
     evaluations_semantic: Field<Cow<'a, str>>,
 }
 
+/// What is searched for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Sought {
+    Subject,
+    Action,
+    Resource,
+}
+
+/// A search as it came.
+#[derive(Debug, Deserialize)]
+pub(super) struct SearchBody<'a> {
+    #[serde(borrow, default)]
+    subject: Field<SubjectBody<'a>>,
+    #[serde(borrow, default)]
+    action: Field<ActionBody<'a>>,
+    #[serde(borrow, default)]
+    resource: Field<ResourceBody<'a>>,
+    #[serde(borrow, default)]
+    context: Field<ContextBody<'a>>,
+    #[serde(borrow, default)]
+    page: Field<PageBody<'a>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct PageBody<'a> {
+    #[serde(borrow, default)]
+    token: Field<Cow<'a, str>>,
+    #[serde(default)]
+    limit: Field<i64>,
+}
+
+/// A search that can be done. What is searched for is empty.
+#[derive(Debug)]
+pub(super) struct Search<'q> {
+    pub(super) subject: Subject,
+    /// Tokens are searched for, not other subjects.
+    pub(super) seeks_tokens: bool,
+    pub(super) action: &'q str,
+    pub(super) resource: &'q str,
+    pub(super) resource_type: &'q str,
+    pub(super) organization_id: Option<OrganizationId>,
+    pub(super) address: Option<IpAddr>,
+    pub(super) at_least: i64,
+    /// Results of a page.
+    pub(super) limit: usize,
+    /// What the page before ended with.
+    pub(super) after: Option<String>,
+    /// Of everything but the page's token: all pages are of one search.
+    pub(super) digest: String,
+}
+
 /// Each of these is made of a JSON object.
 macro_rules! objects {
     ($($body:ident),+) => { $(
@@ -200,7 +254,9 @@ objects!(
     Properties,
     ContextBody,
     QuestionsBody,
-    OptionsBody
+    OptionsBody,
+    SearchBody,
+    PageBody
 );
 
 impl QuestionBody {
@@ -237,6 +293,114 @@ impl QuestionBody {
             semantic,
         })
     }
+}
+
+impl QuestionBody {
+    /// The search that the body is.
+    pub(super) fn search(&self) -> Result<SearchBody<'_>, String> {
+        object(&self.bytes)
+    }
+}
+
+impl SearchBody<'_> {
+    /// As it can be done: of what is sought, only the type counts.
+    pub(super) fn asked(&self, sought: Sought, at_least: i64) -> Result<Search<'_>, String> {
+        let subject = self.subject.required("subject", OBJECT)?;
+        let kind = subject.kind.required("subject.type", STRING)?;
+        let resource = self.resource.required("resource", OBJECT)?;
+        let resource_type = resource.kind.required("resource.type", STRING)?;
+        let context = self.context.optional("context", OBJECT)?;
+        let when = context.map_or(Ok(When::Now), ContextBody::when)?;
+        if when != When::Now || context.map_or(Ok(false), ContextBody::explains)? {
+            return Err("context.atPosition, atTime and explain are not for searches".to_owned());
+        }
+        let action = match sought {
+            Sought::Action => "",
+            Sought::Subject | Sought::Resource => {
+                let action = self.action.required("action", OBJECT)?;
+                action.name.required("action.name", STRING)?.as_ref()
+            }
+        };
+        let resource_id = match sought {
+            Sought::Resource => "",
+            Sought::Subject | Sought::Action => resource.id.required("resource.id", STRING)?.as_ref(),
+        };
+        let (subject, subject_id) = match sought {
+            Sought::Subject => (Subject::Unknown, ""),
+            Sought::Action | Sought::Resource => {
+                (subject.parse()?, subject.id.given().map_or("", AsRef::as_ref))
+            }
+        };
+        let address = context.and_then(|context| context.ip_address.given());
+        let organization_id = resource.organization()?;
+        let page = self.page.optional("page", OBJECT)?;
+        let limit = page.map_or(Ok(MAX_RESULTS), PageBody::limit)?;
+        let organization = organization_id.map(|id| id.to_string()).unwrap_or_default();
+        let limited = limit.to_string();
+        let digest = digest(&[
+            kind,
+            subject_id,
+            action,
+            resource_type,
+            resource_id,
+            &organization,
+            address.map_or("", AsRef::as_ref),
+            &limited,
+        ]);
+        Ok(Search {
+            seeks_tokens: kind == "access_token",
+            subject,
+            action,
+            resource: resource_id,
+            resource_type,
+            organization_id,
+            address: address.and_then(|address| address.trim().parse().ok()),
+            at_least: context.map_or(Ok(0), ContextBody::at_least)?.max(at_least),
+            limit,
+            after: page.map_or(Ok(None), |page| page.after(&digest))?,
+            digest,
+        })
+    }
+}
+
+impl PageBody<'_> {
+    fn limit(&self) -> Result<usize, String> {
+        match self.limit {
+            Field::Absent => Ok(MAX_RESULTS),
+            Field::Given(limit) if limit > 0 => {
+                Ok(usize::try_from(limit).unwrap_or(MAX_RESULTS).min(MAX_RESULTS))
+            }
+            Field::Given(_) | Field::Mistyped => Err("page.limit must be a whole number, from 1".to_owned()),
+        }
+    }
+
+    fn after(&self, digest: &str) -> Result<Option<String>, String> {
+        let Some(token) = self
+            .token
+            .optional("page.token", STRING)?
+            .filter(|token| !token.is_empty())
+        else {
+            return Ok(None);
+        };
+        token
+            .strip_prefix(digest)
+            .and_then(|rest| hex::decode(rest.strip_prefix('.')?).ok())
+            .and_then(|after| String::from_utf8(after).ok())
+            .map(Some)
+            .ok_or_else(|| "page.token is of another search".to_owned())
+    }
+}
+
+/// Short, and of the length of each text too.
+fn digest(texts: &[&str]) -> String {
+    let mut hasher = Sha256::new();
+    for text in texts {
+        hasher.update(text.len().to_be_bytes());
+        hasher.update(text);
+    }
+    let mut digest = hex::encode(hasher.finalize());
+    digest.truncate(16);
+    digest
 }
 
 impl<'a> Questions<'a> {

@@ -119,6 +119,91 @@ pub(in crate::http) struct Configuration {
     policy_decision_point: String,
     access_evaluation_endpoint: String,
     access_evaluations_endpoint: String,
+    search_subject_endpoint: String,
+    search_resource_endpoint: String,
+    search_action_endpoint: String,
+}
+
+/// What may the subject do on the resource?
+#[derive(ToSchema)]
+pub(in crate::http) struct ActionSearch {
+    subject: Subject,
+    resource: Resource,
+    #[schema(nullable)]
+    context: Option<SearchContext>,
+    #[schema(nullable)]
+    page: Option<Page>,
+}
+
+/// On what may the subject do it?
+#[derive(ToSchema)]
+pub(in crate::http) struct ResourceSearch {
+    subject: Subject,
+    action: Action,
+    resource: ResourceType,
+    #[schema(nullable)]
+    context: Option<SearchContext>,
+    #[schema(nullable)]
+    page: Option<Page>,
+}
+
+/// Who may do it on the resource?
+#[derive(ToSchema)]
+pub(in crate::http) struct SubjectSearch {
+    subject: SubjectType,
+    action: Action,
+    resource: ResourceOfOrganization,
+    #[schema(nullable)]
+    context: Option<SearchContext>,
+    #[schema(nullable)]
+    page: Option<Page>,
+}
+
+/// Resources of a type. An id is ignored.
+#[derive(ToSchema)]
+pub(in crate::http) struct ResourceType {
+    /// As `flag`.
+    r#type: String,
+    #[schema(nullable)]
+    properties: Option<ResourceProperties>,
+}
+
+/// A resource of an organization.
+#[derive(ToSchema)]
+pub(in crate::http) struct ResourceOfOrganization {
+    /// Not compared.
+    r#type: String,
+    /// A resource name with its tags.
+    id: String,
+    properties: MemberProperties,
+}
+
+/// Subjects of a type. An id is ignored.
+#[derive(ToSchema)]
+pub(in crate::http) struct SubjectType {
+    /// `access_token`; of any other type none are found.
+    r#type: String,
+}
+
+/// As in an evaluation.
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+pub(in crate::http) struct SearchContext {
+    #[schema(minimum = 0, maximum = 9223372036854775807_i64)]
+    at_least_position: Option<i64>,
+    #[schema(value_type = Value, required = false)]
+    ip_address: Option<Value>,
+}
+
+/// Which part of the results. All but the token has to be as it was for the page before.
+#[derive(ToSchema)]
+pub(in crate::http) struct Page {
+    /// The `next_token` of the page before. Empty or absent: the first page.
+    #[schema(pattern = "^$", required = false)]
+    token: Option<String>,
+    /// The most results of a page; more than 100 are 100, which is the default.
+    #[schema(minimum = 1, maximum = 9223372036854775807_i64)]
+    limit: Option<i64>,
 }
 
 /// Who.

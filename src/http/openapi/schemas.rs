@@ -149,6 +149,10 @@ pub(in crate::http) fn source() -> Schema {
     one_of(["token", "member", "scope"]).into()
 }
 
+pub(in crate::http) fn stale() -> Schema {
+    one_of(["stale_replica"]).into()
+}
+
 fn readiness() -> Schema {
     one_of(["ready", "not ready"]).into()
 }

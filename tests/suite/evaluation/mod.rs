@@ -7,6 +7,7 @@ mod freshness;
 mod last_used;
 mod past;
 mod permission;
+mod searches;
 mod several;
 mod subjects;
 mod usability;

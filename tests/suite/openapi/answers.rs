@@ -527,6 +527,25 @@ fn requests(world: &World, operation: &str, status: u16) -> Option<Vec<reqwest::
             evaluate_all(app, question("member", "")),
         ],
         ("evaluateAll", 401) => vec![evaluate_all(strict, question("access_token", ""))],
+        ("searchActions", 200) => vec![
+            search(app, "action", seeking(world)),
+            search(&world.frozen, "action", seeking(world)),
+        ],
+        ("searchResources", 200) => vec![search(app, "resource", seeking(world))],
+        ("searchSubjects", 200) => {
+            vec![search(strict, "subject", seeking(world)).header("x-gateway-key", "a key")]
+        }
+        ("searchActions", 400) => vec![search(app, "action", json!({}))],
+        ("searchResources", 400) => vec![search(app, "resource", json!({}))],
+        ("searchSubjects", 400) => {
+            vec![search(strict, "subject", json!({})).header("x-gateway-key", "a key")]
+        }
+        ("searchActions", 401) => vec![search(strict, "action", json!({}))],
+        ("searchResources", 401) => vec![search(strict, "resource", json!({}))],
+        ("searchSubjects", 401) => vec![
+            search(app, "subject", json!({})),
+            search(strict, "subject", json!({})),
+        ],
         ("forwardAuth", 200) => vec![asking(app, &world.passing)],
         ("forwardAuth", 401) => vec![asking(app, "nobody's"), asking(strict, &world.passing)],
         ("forwardAuth", 403) => {
@@ -564,6 +583,19 @@ fn asking(app: &TestApp, authorization: &str) -> reqwest::RequestBuilder {
         .header("authorization", authorization)
         .header("x-featbit-action", "ToggleFlag")
         .header("x-featbit-resource", "project/web:env/prod:flag/dark")
+}
+
+fn search(app: &TestApp, what: &str, body: Value) -> reqwest::RequestBuilder {
+    app.request(Method::POST, &format!("/access/v1/search/{what}"))
+        .json(&body)
+}
+
+/// A question that is one for each of the searches.
+fn seeking(world: &World) -> Value {
+    let mut asked = question("access_token", &world.passing);
+    asked["resource"]["properties"] = json!({ "organizationId": world.app.organization_id });
+    asked["page"] = json!({ "limit": 1 });
+    asked
 }
 
 /// A body that the operation takes; one that does not look at its body does not mind.
