@@ -14,14 +14,17 @@ use domain::ids::TokenId;
 use domain::member::{Member, MemberEvent};
 use domain::policy::{Decision, Effect, Entry, Permission, Revocation, Statement};
 use featbit_tokens::authorization::Subject;
+use futures_util::TryStreamExt;
 use proptest::sample::Index;
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use sqlx::postgres::PgPoolCopyExt;
 
 use lives::{Life, Step, life};
 use model::Log;
 
 use super::*;
+use crate::support::TestDatabase;
 
 const LIVES: u8 = 30;
 const STEPS: usize = 16;
@@ -80,6 +83,66 @@ async fn an_answer_as_of_a_position_is_the_answer_that_was_given_there() {
     ];
     assert_eq!(reasons, all.map(str::to_owned).into(), "in {looked_at} looks");
     assert!(looked_at > 500, "{looked_at} looks");
+}
+
+/// A node of its own, on a database that holds the log up to that position and no further. Tried: with the log up to the
+/// position before.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_as_of_a_position_is_what_a_fresh_instance_that_has_read_so_far_decides() {
+    const LIVES: u8 = 4;
+    const LOOKS: usize = 3;
+    let app = TestApp::start().await;
+    for seed in 100..100 + LIVES {
+        let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[seed; 32]);
+        let mut runner = TestRunner::new_with_rng(Config::default(), rng);
+        let life = life().new_tree(&mut runner).unwrap().current();
+        let mut living = Living::begin(&app, &life).await;
+        for (nth, step) in life.steps.iter().enumerate() {
+            living.take(nth, step).await;
+        }
+        let log = Log::of(&app, living.organization_id).await;
+        let (id, _) = &living.tokens[usize::from(seed) % living.tokens.len()];
+        let all: Vec<i64> = (log.created(id)..=log.head).collect();
+        let looks: BTreeSet<i64> = life
+            .looks
+            .iter()
+            .map(|look| *look.get(&all))
+            .take(LOOKS)
+            .collect();
+        for position in looks {
+            let answer = as_of(&living.auditor, id, position).await;
+            let fresh = TestApp::start_with(Options {
+                settings: vec![("MAX_STALENESS_MS", "30000".to_owned())],
+                database: Some(log_until(&app, position).await),
+            })
+            .await;
+            let decided = eventually("it has its first lease", async || {
+                let decided = decisions(&fresh, id.parse().unwrap(), position);
+                (!decided.contains(&Reason::StaleReplica)).then_some(decided)
+            })
+            .await;
+            assert_eq!(
+                decided,
+                decided_by(&answer),
+                "life {seed}, token {id}, position {position}: {answer:#}"
+            );
+            fresh.stop().await;
+        }
+    }
+}
+
+/// The log up to a position, in a database of its own.
+async fn log_until(app: &TestApp, position: i64) -> TestDatabase {
+    let database = TestDatabase::new().await;
+    let wanted =
+        format!("copy (select * from events where position <= {position} order by position) to stdout");
+    let mut rows = app.database.pool.copy_out_raw(&wanted).await.unwrap();
+    let mut copied = database.pool.copy_in_raw("copy events from stdin").await.unwrap();
+    while let Some(chunk) = rows.try_next().await.unwrap() {
+        copied.send(chunk).await.unwrap();
+    }
+    copied.finish().await.unwrap();
+    database
 }
 
 impl<'a> Living<'a> {
