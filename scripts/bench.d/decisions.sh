@@ -100,6 +100,7 @@ prepare_decisions() { # TOKENS ORGANIZATIONS
 # A node on a database. Sets NAME_url and NAME_pid.
 start_server() { # NAME
     local tenths address
+    : >"$work/$1.log"
     HTTP_ADDR=127.0.0.1:0 DATABASE_URL=$(database "$1") RUST_LOG=featbit_tokens=info,warn LOG_FORMAT=json \
         JWT_KEY=$(head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n') \
         "$binary" serve >"$work/$1.log" 2>&1 </dev/null &
