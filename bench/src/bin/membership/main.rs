@@ -3,6 +3,7 @@
 
 mod check;
 mod copy;
+mod issue;
 mod model;
 mod send;
 mod story;
@@ -23,6 +24,8 @@ struct Arguments {
 enum What {
     /// Send a story to the topic, and print how many messages that were
     Send(send::Send),
+    /// Make personal tokens of the story's members, and print them
+    Issue(issue::Issue),
     /// Hold what became of a story against the model
     Check(check::Check),
     /// Read the topic from some offsets on and insert its messages into a plain table; print how many there were, and in how
@@ -34,6 +37,7 @@ enum What {
 async fn main() -> ExitCode {
     let done = match Arguments::parse().what {
         What::Send(send) => send.run().await,
+        What::Issue(issue) => issue.run().await,
         What::Check(check) => check.run().await,
         What::Copy(copy) => copy.run().await,
     };

@@ -1,0 +1,83 @@
+# shellcheck shell=bash disable=SC2154
+# scripts/bench intake [--rounds N] [--events N] [--members N]
+#
+# A: membership events (every other member's with versions, in any order, with repeats and garbage) from a topic of Apache
+# Kafka into the log of one node, from the first that is sent until the stored offsets are the ends of the partitions. The
+# node's index and read models follow meanwhile, on the same processors, and the sender is among them too.
+#
+# B: a bare rdkafka poll loop, and each 2,000 messages inserted by one statement into a plain table with a primary key on
+# where they came from, and committed: the same messages, once A has them and the read models have caught up.
+#
+# In turn, round by round. A meets its target with 20,000 events a second, or with half of what B reaches. The node's memory
+# is printed after each round: it is to be flat.
+
+bench() {
+    local rounds=5 events=100000 members=5000
+    while [ $# -gt 0 ]; do
+        case $1 in
+        --rounds | --events | --members)
+            [[ ${2:-} =~ ^[1-9][0-9]*$ ]] || intake_usage
+            printf -v "${1#--}" %s "$2"
+            shift 2
+            ;;
+        *) intake_usage ;;
+        esac
+    done
+    local missing
+    if [ -z "${TEST_KAFKA_BOOTSTRAP_SERVERS:-}" ]; then
+        mapfile -t missing < <(missing_for_kafka)
+        install_packages "${missing[@]}" || fail "Apache Kafka needs packages that are not there"
+        "$root/scripts/kafka" prepare || fail "Apache Kafka can't be had here"
+        exec "$root/scripts/kafka" run -- "$root/scripts/bench" intake --rounds "$rounds" --events "$events" --members "$members"
+    fi
+    have psql || install_packages postgresql-client || fail "no psql"
+    build
+    cargo build --manifest-path "$root/Cargo.toml" --release --locked -p bench --bin membership || fail "it does not build"
+    membership=${binary%/*}/membership
+    # Lag is no matter here: a node that is behind denies, and takes events all the same.
+    start_node --kafka-bootstrap "$TEST_KAFKA_BOOTSTRAP_SERVERS"
+    local round begin sent from a_ms copied b_ms a b memory verdict
+    : >"$work/rounds"
+    for ((round = 0; round <= rounds; round++)); do
+        begin=$(stored_offsets)
+        from=$(sql <<<"select string_agg(partition || ':' || next_offset, ',') from kafka_offsets where topic = '$TOPIC'")
+        a_ms=$(date +%s%3N)
+        sent=$("$membership" send --seed "$round" --members "$members" --events "$events" --kafka "$KAFKA" --topic "$TOPIC")
+        while [ "$(stored_offsets)" -lt $((begin + sent)) ]; do sleep 0.05; done
+        a_ms=$(($(date +%s%3N) - a_ms))
+        wait_for_read_models
+        read -r copied b_ms < <("$membership" copy --kafka "$KAFKA" --topic "$TOPIC" --from "$from")
+        [ "$copied" -ge "$sent" ] || fail "only $copied of $sent messages were copied"
+        a=$((sent * 1000 / a_ms)) b=$((copied * 1000 / b_ms))
+        memory=$(awk '/^VmRSS/ { print int($2 / 1024) }' "/proc/$node/status")
+        say "round $round: A $a/s, B $b/s, $(awk "BEGIN { printf \"%.3f\", $a / $b }"); the node has $memory MiB$([ "$round" -gt 0 ] || echo ' (to warm up)')"
+        if [ "$round" -gt 0 ]; then awk "BEGIN { print $a, $b, $a / $b, $memory }" >>"$work/rounds"; fi
+    done
+    printf '%-55s %9s %9s %9s\n' '' min median max
+    printf '%-55s %9s %9s %9s\n' "A  membership events, a second" $(cut -d ' ' -f 1 "$work/rounds" | spread %.0f) \
+        "B  raw batched inserts of the same messages, a second" $(cut -d ' ' -f 2 "$work/rounds" | spread %.0f) \
+        "A/B, round by round" $(cut -d ' ' -f 3 "$work/rounds" | spread %.3f) \
+        "memory of the node, MiB" $(cut -d ' ' -f 4 "$work/rounds" | spread %.0f)
+    read -r _ a _ < <(cut -d ' ' -f 1 "$work/rounds" | spread %.0f)
+    read -r _ b _ < <(cut -d ' ' -f 3 "$work/rounds" | spread %.3f)
+    verdict=$(awk "BEGIN { print ($a >= 20000 || $b >= 0.5) ? \"PASS\" : \"FAIL\" }")
+    echo "target: 20,000 events a second, or half of what raw inserts reach: $verdict ($a/s, $b)"
+    [ "$verdict" = PASS ] || exit "$not_met_status"
+}
+
+intake_usage() {
+    sed -n -e '1d' -e '/^$/q' -e 's/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+    exit 2
+}
+
+stored_offsets() { sql <<<"select coalesce(sum(next_offset), 0) from kafka_offsets where topic = '$TOPIC'"; }
+
+wait_for_read_models() {
+    local head tenths
+    head=$(sql <<<"select max(position) from events")
+    for ((tenths = 0; tenths < 3000; tenths++)); do
+        if [ "$(sql <<<"select min(position) from read_models")" -ge "$head" ]; then return; fi
+        sleep 0.1
+    done
+    fail "the read models have not caught up within 300 s"
+}
