@@ -110,6 +110,8 @@ pub struct Page {
     pub last_position: i64,
     /// The hash of the event there; none where there was nothing.
     pub last_hash: Option<Vec<u8>>,
+    /// The hash of the event that it was read after; none where there is none, or nothing was read.
+    pub hash_before: Option<Vec<u8>>,
     /// There was nothing after them when they were read.
     pub is_last: bool,
 }
@@ -141,6 +143,7 @@ pub async fn read_after_without(
     let unwanted: Vec<&str> = unwanted.iter().map(|kind| kind.name()).collect();
     let rows = sqlx::query(
         "select position, recorded_at, organization_id, aggregate_type, aggregate_id, sequence, event_type, event_version, hash,
+                (select hash from events where position = $1) as hash_before,
                 case when is_wanted then payload end as payload, null::json as metadata, is_wanted, found < $2 and count(*) over () = found as is_last
          from (
              select *, aggregate_type <> all($4) as is_wanted, count(*) over () as found, coalesce(sum(pg_column_size(payload) + pg_column_size(metadata)) over (
@@ -172,10 +175,12 @@ pub async fn read_after_without(
     }
     let is_last = rows.last().map_or(Ok(true), |row| row.try_get("is_last"))?;
     let last_hash = rows.last().map(|row| row.try_get("hash")).transpose()?;
+    let hash_before = rows.first().map_or(Ok(None), |row| row.try_get("hash_before"))?;
     Ok(Page {
         events,
         last_position,
         last_hash,
+        hash_before,
         is_last,
     })
 }

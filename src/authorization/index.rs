@@ -92,15 +92,16 @@ impl Index {
         at_least: i64,
         answer: impl FnOnce(i64, Answer<'_>, Option<Bearer>) -> T,
     ) -> T {
+        // Both before anything is looked up: what is found can only be newer.
+        let pass = self.fence.pass();
         let contents = self.contents.load();
-        // Before anything is looked up: what is found can only be newer.
         let position = contents.position();
         if position < at_least {
             return answer(position, Reason::StaleReplica.into(), None);
         }
         let vouch = |found: Answer<'_>, token: Option<(&TokenEntry, Bearer)>| {
             // After the decision is made: a node that stood still in between does not vouch for it.
-            if !self.fence.is_open() {
+            if !self.fence.holds(pass) {
                 return answer(position, Reason::StaleReplica.into(), None);
             }
             if let Some((entry, _)) = token

@@ -15,7 +15,7 @@ mod tailer;
 #[cfg(test)]
 mod tests;
 
-pub use fence::Fence;
+pub use fence::{Fence, Pass};
 pub use index::{Bearer, Index, Subject};
 pub use last_used::LastUsed;
 pub use revocations::{Confirmation, NotConfirmed, Revocations};

@@ -123,11 +123,15 @@ impl Tailer {
     /// Follows the log until it is told to stop; then this node decides no more, and says so.
     pub async fn run(mut self, mut wake: Follower, mut calls: Calls, stop: CancellationToken) {
         while !stop.is_cancelled() {
-            if self.is_blank
-                && let Err(error) = self.start(&stop).await
-            {
-                tracing::error!(error = %Report(&error), "the index can't be started");
-                return;
+            if self.is_blank {
+                let started = tokio::select! {
+                    started = self.start(&stop) => started,
+                    () = stop.cancelled() => break,
+                };
+                if let Err(error) = started {
+                    tracing::error!(error = %Report(&error), "the index can't be started");
+                    return;
+                }
             }
             match tokio::time::timeout(STEP_LIMIT, self.step(calls.furthest())).await {
                 Ok(Ok(Read::More)) => {}
@@ -200,6 +204,10 @@ impl Tailer {
             read_after(&mut connection, self.index.position(), BATCH).await?
         };
         if let Some(hash) = page.last_hash {
+            // Before anything of it is applied: another log may have grown past where this node stands.
+            if page.hash_before != self.hash {
+                return Err(self.start_over());
+            }
             self.hash = Some(hash);
         }
         self.index.apply(&page.events);
@@ -234,7 +242,7 @@ impl Tailer {
         let asked = boot.since_boot();
         let head = leases::head(&mut connection, applied).await?;
         if !self.is_same_log(&head, applied) {
-            return Err(self.start_over(&head));
+            return Err(self.start_over());
         }
         if !self.clock.measured(head.time, asked, boot.since_boot()) {
             self.index.fence().close();
@@ -283,7 +291,7 @@ impl Tailer {
     }
 
     /// After a failover to a database that lacks what this node has applied, none of it counts.
-    fn start_over(&mut self, head: &Head) -> StepError {
+    fn start_over(&mut self) -> StepError {
         let position = self.index.position();
         self.index.fence().close();
         self.index.start_over(Contents::default());
@@ -293,7 +301,7 @@ impl Tailer {
         self.heeded = 0;
         self.renewed = None;
         self.pending.clear();
-        self.epoch = Some(head.epoch);
+        self.epoch = None;
         StepError::AnotherLog { position }
     }
 

@@ -159,6 +159,8 @@ async fn from_log(service: &Service, asked: &Asked<'_>) -> Result<Recalled, NotR
     if !service.index.reached(at_least, POSITION_PATIENCE).await {
         return Err(NotRecalled::Stale);
     }
+    // Before anything is looked at: what is answered for now has to be known up to now.
+    let pass = service.index.fence().pass();
     // Whoever it is, before the position that is answered is looked at: what is found can only be newer.
     let who = Who::of(service, &asked.subject)?;
     let mut connection = service.pool.acquire().await?;
@@ -178,8 +180,7 @@ async fn from_log(service: &Service, asked: &Asked<'_>) -> Result<Recalled, NotR
         Some(as_of) if asked.explains => block_in_place(|| as_of.says(&question)),
         _ => Vec::new(),
     };
-    // What is answered for now has to be known up to now.
-    if asked.when == When::Now && !service.index.fence().is_open() {
+    if asked.when == When::Now && !service.index.fence().holds(pass) {
         return Err(NotRecalled::Stale);
     }
     Ok(Recalled {
