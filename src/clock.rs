@@ -14,6 +14,17 @@ pub const MAX_SKEW: TimeDelta = TimeDelta::milliseconds(250);
 /// No measurement yet.
 const UNKNOWN: i64 = i64::MIN;
 
+/// What a measurement of the database's time says of what was known of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Measured {
+    /// It is known to within [`MAX_SKEW`].
+    Known,
+    /// Nothing: it took too long to answer.
+    Uncertain,
+    /// It was not what was known: the database's clock has jumped. It is believed from the next measurement on.
+    Jumped,
+}
+
 /// The database's time, as far as this node knows it: this machine's own clock may be set meanwhile. Cheap to clone;
 /// clones share what was measured.
 #[derive(Clone, Debug)]
@@ -21,6 +32,8 @@ pub struct Clock {
     boot: BootClock,
     /// The database's time when this machine started, in microseconds since 1970.
     booted_at: Arc<AtomicI64>,
+    /// How far from it that may be, in microseconds.
+    error: Arc<AtomicI64>,
 }
 
 impl Default for Clock {
@@ -36,6 +49,7 @@ impl Clock {
         Self {
             boot,
             booted_at: Arc::new(AtomicI64::new(UNKNOWN)),
+            error: Arc::default(),
         }
     }
 
@@ -56,21 +70,26 @@ impl Clock {
             .unwrap_or_else(Utc::now)
     }
 
-    /// Takes note of what the database said the time was, which it was asked and answered at these times since boot. False
-    /// where the time is not known to within [`MAX_SKEW`]: it took too long to answer, or its clock has jumped. One that has
-    /// jumped is believed from the next measurement on.
+    /// Takes note of what the database said the time was, which it was asked and answered at these times since boot.
     #[must_use]
-    pub fn measured(&self, database: DateTime<Utc>, asked: Duration, answered: Duration) -> bool {
+    pub fn measured(&self, database: DateTime<Utc>, asked: Duration, answered: Duration) -> Measured {
         let max_skew = MAX_SKEW.num_microseconds().unwrap_or(0);
         let half = microseconds(answered.saturating_sub(asked)) / 2;
         if half > max_skew {
-            return false;
+            return Measured::Uncertain;
         }
         let booted_at = database
             .timestamp_micros()
             .saturating_sub(microseconds(asked).saturating_add(half));
         let before = self.booted_at.swap(booted_at, Ordering::Relaxed);
-        before == UNKNOWN || booted_at.abs_diff(before) <= max_skew.unsigned_abs()
+        let error_before = self.error.swap(half, Ordering::Relaxed);
+        // What two slow answers explain is no jump.
+        let bound = max_skew.saturating_add(half).saturating_add(error_before);
+        if before == UNKNOWN || booted_at.abs_diff(before) <= bound.unsigned_abs() {
+            Measured::Known
+        } else {
+            Measured::Jumped
+        }
     }
 }
 
@@ -123,28 +142,30 @@ mod tests {
     #[test]
     fn it_counts_on_from_the_last_measurement_whatever_this_machine_says() {
         let (clock, time) = set(5_000);
-        let asked = Duration::from_millis(4_990);
-        assert!(clock.measured(at(START), asked, Duration::from_millis(5_000)));
+        let (asked, answered) = (Duration::from_millis(4_990), Duration::from_millis(5_000));
+        assert_eq!(clock.measured(at(START), asked, answered), Measured::Known);
         assert_eq!(clock.now(), at(START + 5_000));
         time.fetch_add(2_000_000_000, Ordering::Relaxed);
         assert_eq!(clock.now(), at(START + 2_005_000));
     }
 
-    /// Tried with `measured` answering true whatever it finds.
+    /// Tried: with what was measured before not looked at.
     #[test]
     fn a_database_clock_that_jumps_further_than_the_bound_is_not_believed_at_once() {
-        for (jump, believed) in [
-            (250_000, true),
-            (-250_000, true),
-            (250_001, false),
-            (-250_001, false),
+        let (known, jumped) = (Measured::Known, Measured::Jumped);
+        for (jump, expected) in [
+            (250_000, known),
+            (-250_000, known),
+            (250_001, jumped),
+            (-250_001, jumped),
         ] {
             let (clock, _) = set(1_000);
             let now = Duration::from_millis(1_000);
-            assert!(clock.measured(at(START), now, now));
-            assert_eq!(clock.measured(at(START + jump), now, now), believed, "{jump}");
-            assert!(
+            assert_eq!(clock.measured(at(START), now, now), known);
+            assert_eq!(clock.measured(at(START + jump), now, now), expected, "{jump}");
+            assert_eq!(
                 clock.measured(at(START + jump), now, now),
+                known,
                 "{jump}, the second time"
             );
         }
@@ -154,7 +175,19 @@ mod tests {
     fn an_answer_that_took_too_long_says_nothing_of_the_time() {
         let (clock, _) = set(1_000);
         let asked = Duration::from_millis(100);
-        assert!(!clock.measured(at(START), asked, Duration::from_millis(601)));
-        assert!(clock.measured(at(START), asked, Duration::from_millis(600)));
+        let measured = |answered| clock.measured(at(START), asked, Duration::from_millis(answered));
+        assert_eq!(measured(601), Measured::Uncertain);
+        assert_eq!(measured(600), Measured::Known);
+    }
+
+    #[test]
+    fn what_a_slow_answer_explains_is_no_jump() {
+        let (clock, _) = set(1_000);
+        let asked = Duration::from_millis(400);
+        assert_eq!(clock.measured(at(START), asked, asked), Measured::Known);
+        // 300 ms ahead it seems, by an answer that took 400 ms on its way back.
+        let answered = Duration::from_millis(800);
+        let found = clock.measured(at(START + 500_000), asked, answered);
+        assert_eq!(found, Measured::Known);
     }
 }

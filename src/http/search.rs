@@ -218,11 +218,11 @@ async fn search(
     let search = body.search().map_err(wrong)?;
     let asked = search.asked(sought, body.at_least).map_err(wrong)?;
     reach(service, asked.at_least).await;
-    // Before anything is looked up: what is found can only be newer.
+    // Before anything is looked up, both: what is found can only be newer, and has to be known up to now.
+    let pass = service.index.fence().pass();
     let position = service.index.position();
     let page = find(service, &asked).map_err(wrong)?;
-    // After all is decided, as with every decision.
-    let is_stale = position < asked.at_least || !service.index.fence().is_open();
+    let is_stale = position < asked.at_least || !service.index.fence().holds(pass);
     Ok(Found {
         page,
         position,

@@ -213,7 +213,10 @@ async fn a_second_dev_joins_the_first_as_one_more_node() {
         (second.may(&token).await["decision"] == true).then_some(())
     })
     .await;
-    assert_eq!(second.list().await["data"]["totalCount"], 1);
+    eventually("the second node lists it", async || {
+        (second.list().await["data"]["totalCount"] == 1).then_some(())
+    })
+    .await;
     assert!(second.signal("-TERM").await.success());
     assert_eq!(first.may(&token).await["decision"], true, "the first goes on");
     assert!(first.signal("-TERM").await.success());

@@ -400,7 +400,6 @@ async fn an_index_from_a_snapshot_decides_as_one_that_has_read_the_whole_log() {
     appending.await.unwrap();
 }
 
-/// Tried: with an unknown state taken for `inactive`.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_of_another_version_is_not_taken() {
     let database = TestDatabase::new().await;

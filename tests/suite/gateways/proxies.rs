@@ -127,7 +127,11 @@ impl Proxy {
         match name {
             "nginx" => command
                 .args(["-e", "stderr", "-g"])
-                .arg(format!("daemon off; pid {}/pid;", folder.display()))
+                .arg(format!(
+                    // One process, so that none is left when it is killed.
+                    "daemon off; master_process off; pid {}/pid;",
+                    folder.display()
+                ))
                 .arg("-c")
                 .arg(&config_path),
             _ => command

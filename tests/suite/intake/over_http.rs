@@ -109,7 +109,7 @@ async fn a_request_that_was_not_answered_can_be_sent_again() {
     app.stop().await;
 }
 
-/// Tried: with the bytes of the whole batch parked for each of its events.
+/// Tried: with the white space of an event left out.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_that_cant_be_used_is_parked_as_it_came_and_the_others_are_taken() {
     let app = TestApp::start().await;
@@ -191,7 +191,7 @@ async fn a_body_that_holds_no_events_is_refused_and_nothing_of_it_is_taken() {
     app.stop().await;
 }
 
-/// Tried: without the key looked at; with a gateway key taken for one.
+/// Tried: without the key looked at.
 #[tokio::test(flavor = "multi_thread")]
 async fn only_an_intake_key_opens_it_and_without_any_it_is_not_there() {
     let settings = |keys: &str| {

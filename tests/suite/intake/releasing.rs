@@ -74,7 +74,6 @@ async fn types(somebody: &Somebody, pool: &PgPool) -> Vec<String> {
         .collect()
 }
 
-/// Tried: with the queue retried from the one that is named, and with `nth` ignored (by id).
 #[tokio::test(flavor = "multi_thread")]
 async fn when_the_bad_one_is_given_up_a_retry_takes_the_rest_in_its_order_and_releases_the_member() {
     let app = TestApp::start().await;
@@ -157,7 +156,7 @@ async fn when_the_bad_one_is_given_up_a_retry_takes_the_rest_in_its_order_and_re
     app.stop().await;
 }
 
-/// Tried: without `holds_key` in `retry` it is a repetition of itself, and lost; without the inbox it is applied again.
+/// Tried: without `holds_key` in `retry` it is a repetition of itself, and lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_comes_again_while_it_is_parked_or_later_counts_once() {
     let app = TestApp::start().await;
@@ -237,7 +236,6 @@ async fn what_can_be_understood_by_now_is_taken_unless_its_like_was_taken_meanwh
     app.stop().await;
 }
 
-/// Tried: with only the member of the key beside the message, the other stays blocked for ever.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_about_two_holds_both_until_it_is_given_up() {
     let app = TestApp::start().await;
@@ -446,7 +444,7 @@ async fn a_message_that_is_parked_while_the_last_one_is_given_up_holds_its_membe
     together.ends("member_blocked", 1).await;
 }
 
-/// Tried: without the check of `held` it stays blocked for ever, with nothing parked.
+/// Tried: without the checks of `release` and `held` it stays blocked for ever, with nothing parked.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retry_and_the_giving_up_of_what_it_stops_at_release_the_member_in_either_order() {
     for retry_is_first in [true, false] {
@@ -602,7 +600,7 @@ async fn more_than_one_append_holds_are_retried_in_their_order() {
     app.stop().await;
 }
 
-/// What the log refuses, here by a rule of the test's own. Tried: without `take_apart` the partition stands still.
+/// What the log refuses, here by a rule of the test's own.
 async fn what_the_log_refuses_of_a_poll_is_parked_alone_and_the_rest_is_taken(broker: Broker) {
     let app = broker.node().await;
     let pool = &app.database.pool;
@@ -750,7 +748,6 @@ async fn an_operator_lists_and_releases_on_the_command_line_also_what_names_nobo
     app.stop().await;
 }
 
-/// Tried: with the time of the erasure taken for the time of the receipt.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_contents_of_a_parked_message_are_erased_in_time_and_its_member_stays_denied() {
     let app = TestApp::start().await;

@@ -369,7 +369,10 @@ async fn a_database_without_a_synchronous_standby_is_warned_of() {
         let body: Value = answer.json().await.unwrap();
         (status, body["warnings"].as_array().unwrap().len())
     };
-    assert_eq!(warnings(&app.url).await, (200, 1));
+    eventually("the node is ready, and warns", async || {
+        (warnings(&app.url).await == (200, 1)).then_some(())
+    })
+    .await;
 }
 
 /// As a standby refuses to. Tried: the error of `leases::renew` ignored.

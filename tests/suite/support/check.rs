@@ -6,6 +6,8 @@ use projections::runner::{ReadModel, Runner};
 use sha2::{Digest, Sha256};
 use sqlx::{PgPool, Row};
 
+use super::eventually;
+
 /// Every position is there, every stream is without a hole, and the chain holds: recomputed here, independently of the
 /// database's own function. Answers the head.
 pub async fn log_is_whole(pool: &PgPool) -> i64 {
@@ -75,10 +77,11 @@ pub async fn log_is_whole(pool: &PgPool) -> i64 {
 pub async fn read_models_equal_a_replay(pool: &PgPool, head: i64) {
     for read_model in ReadModel::ALL {
         let live = Runner::live(pool.clone(), read_model);
-        assert_eq!(
-            live.catch_up().await.expect("the live read model catches up"),
-            head
-        );
+        // A node that still runs may take a batch before this does.
+        eventually("the live read model catches up", async || {
+            (live.catch_up().await.expect("a step") == head).then_some(())
+        })
+        .await;
         let rebuild = Rebuild::begin(pool.clone(), read_model, Leftovers::Discard)
             .await
             .expect("a replay");
