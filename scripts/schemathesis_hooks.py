@@ -26,6 +26,14 @@ def as_of(at):
     return at
 
 
+def contexts(body):
+    # Of a question, or of several.
+    items = body.get("evaluations")
+    for question in [body] + (items if isinstance(items, list) else []):
+        if isinstance(question, dict) and isinstance(question.get("context"), dict):
+            yield question["context"]
+
+
 @schemathesis.hook
 def before_call(context, case, kwargs):
     if isinstance(case.query, dict) and isinstance(case.query.get("at"), str):
@@ -35,6 +43,13 @@ def before_call(context, case, kwargs):
     # An expiry lies in the future, but not too far.
     if is_time(case.body.get("expiresAt")):
         case.body["expiresAt"] = (datetime.now(timezone.utc) + timedelta(days=1)).isoformat()
+    # The past is asked by a position or a time that has been, not by both.
+    for context in contexts(case.body):
+        # The empty text is sent for a time, too.
+        if context.get("atTime") == "" or (isinstance(context.get("atPosition"), int) and is_time(context.get("atTime"))):
+            del context["atTime"]
+        elif is_time(context.get("atTime")):
+            context["atTime"] = datetime.now(timezone.utc).isoformat()
     # A name is used once: those of the examples would be refused from the second time on.
     if is_plain_name(case.body.get("name")):
         case.body["name"] += " " + token_hex(4)

@@ -46,10 +46,10 @@ const BODY_PATIENCE: Duration = Duration::from_millis(100);
     params(parameters::ForwardAuth),
     responses(
         (status = 200, description = "It may. No body.", headers(
-            ("X-Token-Id" = Uuid, description = "Which token it was. Empty for a JWT, as are the others."),
+            ("X-Token-Id" = String, description = "Which token it was: a UUID. Empty for a JWT, as are the others."),
             ("X-Token-Type" = String, description = "`Personal` or `Service`."),
-            ("X-Organization-Id" = Uuid, description = "The organization it belongs to."),
-            ("X-Creator-Id" = Uuid, description = "The member who made it."),
+            ("X-Organization-Id" = String, description = "The organization it belongs to: a UUID."),
+            ("X-Creator-Id" = String, description = "The member who made it: a UUID."),
             ("Cache-Control" = String, description = "`no-store`"),
         )),
         problems::ForwardAuth,

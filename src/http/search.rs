@@ -38,7 +38,7 @@ struct PageBody {
 }
 
 #[derive(Serialize, ToSchema)]
-#[schema(as = SearchContext)]
+#[schema(as = FoundContext)]
 struct SearchContextBody {
     /// The position in the log up to which the results reflect it.
     #[schema(minimum = 0)]

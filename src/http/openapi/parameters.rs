@@ -115,11 +115,16 @@ parameters! {
         ),
     ];
     ForwardAuth => [
-        required(ParameterIn::Header, "X-FeatBit-Action", text().min_length(Some(1)), "FeatBit's permission, as `ToggleFlag`."),
-        required(
+        optional(
+            ParameterIn::Header,
+            "X-FeatBit-Action",
+            text(),
+            "FeatBit's permission, as `ToggleFlag`. Nothing is allowed a token without it, and without the other.",
+        ),
+        optional(
             ParameterIn::Header,
             "X-FeatBit-Resource",
-            text().min_length(Some(1)),
+            text(),
             "A resource name with its tags: raw text, never refused for its form.",
         ),
     ];
