@@ -103,6 +103,8 @@ pub enum About {
 /// A message that can't be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unusable {
+    /// What it is known by for ever, where it could be understood: a copy of it is a repetition, also while it is parked.
+    pub key: Option<InboxKey>,
     /// A code.
     pub reason: &'static str,
     /// CloudEvents `type`, if it could be read.
@@ -142,6 +144,7 @@ impl Poll {
     fn unfit(mut self) -> Self {
         for message in &mut self.messages {
             message.meaning = Err(Unusable {
+                key: message.meaning.as_ref().ok().map(|event| event.key.clone()),
                 reason: UNFIT,
                 event_type: message.event_type().map(ToOwned::to_owned),
                 members: message.members(),
@@ -155,6 +158,7 @@ impl Poll {
             message.raw.headers.clear();
             if let Err(unusable) = &mut message.meaning {
                 unusable.event_type = None;
+                unusable.key = None;
             }
         }
         self
@@ -275,6 +279,9 @@ async fn stage(pool: &PgPool, unit: &UnitOfWork, poll: &Poll) -> Result<(Taken, 
                 }
             }
             Err(unusable) => {
+                if let Some(key) = &unusable.key {
+                    unit.use_key(key.clone());
+                }
                 park(unit, message, unusable).await?;
                 Outcome::Parked
             }
@@ -377,8 +384,7 @@ async fn park(unit: &UnitOfWork, message: &Message, unusable: &Unusable) -> Resu
         organization_id: first.map(|(organization_id, _)| *organization_id),
         member_id: first.map(|(_, member_id)| *member_id),
         members: unusable.members.clone(),
-        // What can't be understood has no key that is known.
-        holds_key: message.meaning.is_ok(),
+        holds_key: unusable.key.is_some(),
         event_type: unusable.event_type.clone(),
         reason: unusable.reason.to_owned(),
         partition: raw.partition.clone(),
@@ -406,6 +412,7 @@ async fn park(unit: &UnitOfWork, message: &Message, unusable: &Unusable) -> Resu
 
 fn unusable(event: &MembershipEvent, reason: &'static str) -> Unusable {
     Unusable {
+        key: Some(event.key.clone()),
         reason,
         event_type: Some(event.event_type.clone()),
         members: event.member().into_iter().collect(),

@@ -1,11 +1,14 @@
 //! Releases parked messages: takes them after all, in their order, or gives them up. A member is released when nothing parked
 //! holds it any more. What this rests on (which messages are there) is held against the log's own rows by the append.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
+use chrono::{DateTime, Utc};
+use cqrs_es::Aggregate;
 use domain::access_token::management::may_audit;
 use domain::ids::{MemberId, OrganizationId};
 use domain::member::{Member, MemberChange, MemberCommand};
+use domain::organization::Organization;
 use sqlx::postgres::PgRow;
 use sqlx::types::Json;
 use sqlx::{PgPool, Row};
@@ -32,6 +35,8 @@ struct Parked {
     event_type: Option<String>,
     holds_key: bool,
     is_erased: bool,
+    /// By the database's clock, as the log's times are.
+    received_at: DateTime<Utc>,
     members: Vec<MemberKey>,
     raw: RawMessage,
 }
@@ -199,6 +204,7 @@ async fn stage(
         .map(|parked| understand(parked.raw.clone()))
         .collect();
     let mut used = used_keys(pool, &messages).await?;
+    let removed = removed_organizations(pool, chunk).await?;
     unit.preload::<Member>(&streams(&messages)).await?;
     for (parked, message) in chunk.iter().zip(&messages) {
         progress.nth = parked.nth;
@@ -209,7 +215,10 @@ async fn stage(
                 retry(unit, parked, message, &mut used).await?
             };
         match outcome {
-            Outcome::Applied => progress.taken.applied += 1,
+            Outcome::Applied => {
+                progress.taken.applied += 1;
+                end_where_removed(unit, parked, &removed).await?;
+            }
             Outcome::Stale => progress.taken.stale += 1,
             Outcome::Repeated => progress.taken.repeated += 1,
             Outcome::Stays | Outcome::StaysFor(_) => {
@@ -227,6 +236,41 @@ async fn stage(
                 event_type: message.event_type().map(ToOwned::to_owned),
             }),
             Outcome::Stays => {}
+        }
+    }
+    Ok(())
+}
+
+/// When organizations were removed last, by the log.
+async fn removed_organizations(
+    pool: &PgPool,
+    chunk: &[Parked],
+) -> Result<HashMap<OrganizationId, DateTime<Utc>>, CommandError> {
+    let organizations: HashSet<String> = chunk
+        .iter()
+        .flat_map(|parked| &parked.members)
+        .map(|(organization_id, _)| organization_id.to_string())
+        .collect();
+    let removed: Vec<(Uuid, DateTime<Utc>)> = sqlx::query_as(
+        "select organization_id, max(recorded_at) from events
+         where aggregate_type = $1 and aggregate_id = any($2) group by organization_id",
+    )
+    .bind(Organization::TYPE)
+    .bind(organizations.into_iter().collect::<Vec<_>>())
+    .fetch_all(pool)
+    .await?;
+    Ok(removed.into_iter().map(|(id, at)| (id.into(), at)).collect())
+}
+
+/// Whose organization was removed since the message came had left with it, had the message been taken in its time.
+async fn end_where_removed(
+    unit: &UnitOfWork,
+    parked: &Parked,
+    removed: &HashMap<OrganizationId, DateTime<Utc>>,
+) -> Result<(), CommandError> {
+    for member in &parked.members {
+        if removed.get(&member.0).is_some_and(|at| *at >= parked.received_at) {
+            execute(unit, *member, MemberChange::EndWithOrganization).await?;
         }
     }
     Ok(())
@@ -314,7 +358,7 @@ async fn execute(
 }
 
 const COLUMNS: &str =
-    "m.id, m.nth, m.reason, m.event_type, m.holds_key, m.erased_at is not null as is_erased, m.cluster_id,
+    "m.id, m.nth, m.reason, m.event_type, m.holds_key, m.erased_at is not null as is_erased, m.received_at, m.cluster_id,
     m.topic, m.partition, m.message_offset, m.message_key, m.headers, m.payload,
     coalesce((select jsonb_agg(jsonb_build_array(h.organization_id, h.member_id)) from parked_members h
               where h.message_id = m.id), '[]') as members";
@@ -425,6 +469,7 @@ impl Parked {
             event_type: row.try_get("event_type")?,
             holds_key: row.try_get("holds_key")?,
             is_erased: row.try_get("is_erased")?,
+            received_at: row.try_get("received_at")?,
             members,
             raw: RawMessage {
                 partition,

@@ -38,6 +38,7 @@ pub fn understand(raw: RawMessage) -> Message {
     let keyed = raw.key.as_deref().map_or(Key::Absent, Key::parse);
     let meaning = match CloudEvent::of(&raw) {
         Err(reason) => Err(Unusable {
+            key: None,
             reason,
             event_type: None,
             members: keyed.member().into_iter().collect(),
@@ -46,6 +47,7 @@ pub fn understand(raw: RawMessage) -> Message {
             let mut members: Vec<MemberKey> = keyed.member().into_iter().chain(event.member()).collect();
             members.dedup();
             Unusable {
+                key: None,
                 reason,
                 // PostgreSQL can't hold a NUL.
                 event_type: event.event_type.map(|it| it.replace('\0', "\u{fffd}")),

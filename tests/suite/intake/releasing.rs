@@ -186,6 +186,63 @@ async fn a_message_that_comes_again_while_it_is_parked_or_later_counts_once() {
     app.stop().await;
 }
 
+/// The log refuses the first; were its like parked behind it, an operator who drops that would lose both. Tried: without the
+/// key of what is unfit.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_log_refuses_is_known_by_its_key_when_it_comes_again() {
+    let app = TestApp::start().await;
+    let owner = app.owner();
+    let member = Somebody::of(app.organization_id);
+    app.tell(&[member.added(1)]).await;
+    let refuse =
+        "alter table events add constraint no_evil check (event_type <> 'member.permission_revoked')";
+    app.database.pool.execute(refuse).await.unwrap();
+    let revoked = member.revoked(2);
+    let first = app.tell(std::slice::from_ref(&revoked)).await;
+    let again = app.tell(std::slice::from_ref(&revoked)).await;
+    assert_eq!((first.parked, again.repeated, again.parked), (1, 1, 0));
+    let parked = listed(&owner).await;
+    assert_eq!(reasons(&parked), ["refused_by_the_log"]);
+    app.database
+        .pool
+        .execute("alter table events drop constraint no_evil")
+        .await
+        .unwrap();
+    assert_eq!(retry(&owner, ids(&parked)[0]).await, [1, 0, 0, 0]);
+    assert_eq!(member.reason(&app).await, "no_matching_statement");
+}
+
+/// It would have left with it, taken in its time. Tried: without `end_where_removed`; with a removal in the second after not counted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_whose_organization_was_removed_since_is_not_revived_by_a_retry() {
+    let app = TestApp::start().await;
+    let member = Somebody::new();
+    let mut gone = member.event("OrganizationRemoved", 0, json!({}));
+    gone["data"].as_object_mut().unwrap().remove("memberId");
+    let bad = unknown(&member, 2);
+    for events in [
+        vec![member.added(1), bad, member.added(3), gone.clone()],
+        vec![member.added(4), unknown(&member, 5), member.added(6)],
+    ] {
+        app.tell(&events).await;
+        let parked: Vec<Uuid> = sqlx::query_scalar("select id from parked_messages order by nth")
+            .fetch_all(&app.database.pool)
+            .await
+            .unwrap();
+        assert_eq!(parked.len(), 2);
+        for (what, id) in [("drop", parked[0]), ("retry", parked[1])] {
+            let output = operator(&app, &[what, &id.to_string()]).await;
+            assert_eq!(output.status.code(), Some(0), "{output:?}");
+        }
+        app.catch_up().await;
+        let expected = match events.contains(&gone) {
+            true => "creator_not_a_member",
+            false => "allowed",
+        };
+        assert_eq!(member.reason(&app).await, expected);
+    }
+}
+
 /// By a later version of the service, say: here the test mends it in the table. Tried: without `used_keys` in `stage`.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_can_be_understood_by_now_is_taken_unless_its_like_was_taken_meanwhile() {
