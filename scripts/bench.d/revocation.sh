@@ -28,7 +28,10 @@ bench() {
         exec "$root/scripts/kafka" run -- "$root/scripts/bench" revocation --rounds "$rounds" --rate "$rate"
     fi
     build
-    cargo build --manifest-path "$root/Cargo.toml" --release --locked -p bench --bin revocation || fail "it does not build"
+    cargo build --manifest-path "$root/Cargo.toml" --release --locked -p bench || fail "it does not build"
+    # The topic has to be there for a node to get ready: Kafka makes it when it is asked for by somebody who writes.
+    "${binary%/*}/membership" send --seed 0 --members 1 --events 0 --kafka "$TEST_KAFKA_BOOTSTRAP_SERVERS" \
+        --topic featbit-membership >/dev/null
     start_node --kafka-bootstrap "$TEST_KAFKA_BOOTSTRAP_SERVERS"
     local nodes=(--node "$URL") number
     for number in 1 2 3; do
@@ -54,7 +57,7 @@ start_another() { # NUMBER
     others_of_node+=("$!")
     for ((tenths = 0; tenths < ready_limit_s * 10; tenths++)); do
         if [ -f "$work/data$1/dev.json" ]; then
-            another=$(sed -n 's/.*"http":"\([^"]*\)".*/\1/p' "$work/data$1/dev.json")
+            another=$(sed -n 's/.*"http": *"\([^"]*\)".*/\1/p' "$work/data$1/dev.json")
             return
         fi
         sleep 0.1

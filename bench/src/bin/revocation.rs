@@ -248,7 +248,11 @@ impl Bench {
         never_after: Option<Instant>,
     ) -> Result<Instant, Box<dyn Error>> {
         let mut said: Vec<Option<Instant>> = self.arguments.node.iter().map(|_| None).collect();
+        let since = Instant::now();
         loop {
+            if since.elapsed() > PATIENCE {
+                return Err(format!("not all nodes have said so in time: {said:?}").into());
+            }
             let seen = tokio::time::timeout(PATIENCE, self.seen.recv())
                 .await?
                 .ok_or("nobody asks any more")?;
