@@ -46,9 +46,11 @@ const PROJECTION_POLL: Duration = Duration::from_millis(200);
 /// Between two steps of a read model that come to little: under load, each takes what has come in the meantime.
 const PROJECTION_PACE: Duration = Duration::from_millis(20);
 /// The same for the one that only a node reads that starts: it follows the log in longer steps.
-const CREDENTIALS_PACE: Duration = Duration::from_millis(250);
-/// Fewer events than this are little.
+const CREDENTIALS_PACE: Duration = Duration::from_millis(500);
+/// Fewer events than this are little: a step of as many had more waiting, or soon will.
 const FEW_EVENTS: i64 = 100;
+/// The same for that one: its steps are long ones, which write a member once who has changed many times.
+const FEW_FOR_CREDENTIALS: i64 = 5000;
 /// After a failed step of a read model.
 const PROJECTION_BACK_OFF: Duration = Duration::from_millis(500);
 /// How long requests may still take after the node was told to stop.
@@ -366,9 +368,9 @@ async fn project(
     mut wake: Follower,
     stop: CancellationToken,
 ) {
-    let pace = match runner.read_model() {
-        ReadModel::AccessTokens | ReadModel::Members => PROJECTION_PACE,
-        ReadModel::Credentials => CREDENTIALS_PACE,
+    let (pace, few) = match runner.read_model() {
+        ReadModel::AccessTokens | ReadModel::Members => (PROJECTION_PACE, FEW_EVENTS),
+        ReadModel::Credentials => (CREDENTIALS_PACE, FEW_FOR_CREDENTIALS),
     };
     while !stop.is_cancelled() {
         let before = progress.borrow().position;
@@ -382,7 +384,7 @@ async fn project(
                 let taken = position.saturating_sub(before);
                 if taken <= 0 {
                     wake.next(position, PROJECTION_POLL, &stop).await;
-                } else if taken < FEW_EVENTS {
+                } else if taken < few {
                     tokio::time::sleep_until(started + pace).await;
                 }
             }

@@ -9,7 +9,7 @@ use domain::ids::{MemberId, OrganizationId, TokenId};
 use domain::member::MemberEvent;
 use domain::organization::OrganizationEvent;
 use projections::checkpoint;
-use projections::log::{Fact, Kind, ReadLogError, RecordedEvent, read_after_without};
+use projections::log::{Fact, ReadLogError, RecordedEvent, all_but, read_after_without};
 use projections::runner::{ReadModel, Runner};
 use sqlx::PgPool;
 use thiserror::Error;
@@ -58,6 +58,8 @@ pub struct Reactor {
     commands: Commands,
     access_tokens: Runner,
     members: Runner,
+    /// The types of events that ask for no answer.
+    unwanted: Vec<&'static str>,
 }
 
 impl Reactor {
@@ -71,6 +73,7 @@ impl Reactor {
             commands,
             access_tokens,
             members,
+            unwanted: all_but(is_answered),
         }
     }
 
@@ -99,7 +102,7 @@ impl Reactor {
         let (from, page) = {
             let mut connection = self.pool.acquire().await?;
             let from = checkpoint::of_follower(&mut connection, NAME).await?;
-            let page = read_after_without(&mut connection, from, BATCH, &[Kind::AccessToken]).await?;
+            let page = read_after_without(&mut connection, from, BATCH, &self.unwanted).await?;
             (from, page)
         };
         for event in &page.events {
@@ -217,6 +220,11 @@ impl Reactor {
         }
         Ok(())
     }
+}
+
+/// Whether [`Reactor::answer`] has an answer to events of this type.
+fn is_answered(event_type: &str) -> bool {
+    event_type == MemberEvent::REMOVED || OrganizationEvent::TYPES.contains(&event_type)
 }
 
 /// The read model is written by another task, of this node or another; it is waited for, but not for ever.

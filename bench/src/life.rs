@@ -116,7 +116,7 @@ impl Life {
                 event_version: happened.event_version,
                 organization_id: self.id,
                 payload: happened.payload,
-                metadata: metadata.to_string(),
+                metadata: metadata.to_string().into(),
             });
         }
         request.streams = streams.into_iter().collect();
@@ -303,8 +303,8 @@ impl Life {
         event: impl FnOnce(OrganizationId) -> AccessTokenEvent,
     ) -> Result<Option<Happened>, serde_json::Error> {
         let stream = Stream {
-            aggregate_type: "access_token".to_owned(),
-            aggregate_id: token.id.to_string(),
+            aggregate_type: "access_token",
+            aggregate_id: token.id.to_string().into(),
         };
         happened(stream, token.sequence.saturating_add(1), actor, &event(self.id)).map(Some)
     }
@@ -380,8 +380,8 @@ impl Life {
         person.heard = person.heard.saturating_add(1);
         let sequence = person.heard;
         let stream = Stream {
-            aggregate_type: "member".to_owned(),
-            aggregate_id: Member::stream_id(organization_id, member_id),
+            aggregate_type: "member",
+            aggregate_id: Member::stream_id(organization_id, member_id).into(),
         };
         happened(stream, sequence, "intake", &event).map(Some)
     }

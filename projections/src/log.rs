@@ -78,20 +78,21 @@ pub enum ReadLogError {
 const MAX_PAGE_BYTES: i64 = 4 * 1024 * 1024;
 
 /// The kinds of streams, as the log names them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// A token's.
+#[derive(Clone, Copy)]
+enum Kind {
     AccessToken,
-    /// A member's.
     Member,
-    /// An organization's.
     Organization,
 }
 
-impl Kind {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::AccessToken, Self::Member, Self::Organization];
+/// All that is ever recorded but what is wanted, as whoever wants only that has to name it.
+pub fn all_but(wanted: impl Fn(&str) -> bool) -> Vec<&'static str> {
+    let all = AccessTokenEvent::TYPES.into_iter();
+    let all = all.chain(MemberEvent::TYPES).chain(OrganizationEvent::TYPES);
+    all.filter(|event_type| !wanted(event_type)).collect()
+}
 
+impl Kind {
     const fn name(self) -> &'static str {
         match self {
             Self::AccessToken => "access_token",
@@ -129,7 +130,7 @@ pub async fn read_after(
     read_after_without(connection, position, limit, &[]).await
 }
 
-/// The same for whoever has no use for some kinds: of their events only the positions are looked at, of which none may be
+/// The same for whoever has no use for some types of events: of those only the positions are looked at, of which none may be
 /// missing either.
 ///
 /// # Errors
@@ -138,15 +139,15 @@ pub async fn read_after_without(
     connection: &mut PgConnection,
     position: i64,
     limit: i64,
-    unwanted: &[Kind],
+    unwanted: &[&str],
 ) -> Result<Page, ReadLogError> {
-    let unwanted: Vec<&str> = unwanted.iter().map(|kind| kind.name()).collect();
     let rows = sqlx::query(
         "select position, recorded_at, organization_id, aggregate_type, aggregate_id, sequence, event_type, event_version, hash,
                 (select hash from events where position = $1) as hash_before,
-                case when is_wanted then payload end as payload, null::json as metadata, is_wanted, found < $2 and count(*) over () = found as is_last
+                case when is_wanted then payload end as payload, null::json as metadata, is_wanted,
+                position = (select position from events order by position desc limit 1) as is_last
          from (
-             select *, aggregate_type <> all($4) as is_wanted, count(*) over () as found, coalesce(sum(pg_column_size(payload) + pg_column_size(metadata)) over (
+             select *, event_type <> all($4) as is_wanted, coalesce(sum(pg_column_size(payload) + pg_column_size(metadata)) over (
                  order by position rows between unbounded preceding and 1 preceding), 0) as bytes_before
              from (select * from events where position > $1 order by position limit $2) found
          ) page
@@ -156,7 +157,7 @@ pub async fn read_after_without(
     .bind(position)
     .bind(limit)
     .bind(MAX_PAGE_BYTES)
-    .bind(&unwanted)
+    .bind(unwanted)
     .fetch_all(connection)
     .await?;
     let mut last_position = position;

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use cqrs_es::Aggregate;
+use domain::access_token::AccessTokenEvent;
 use domain::ids::{MemberId, OrganizationId};
 use domain::member::{Member, MemberEvent};
 use domain::organization::OrganizationEvent;
@@ -36,6 +37,11 @@ pub(crate) async fn project(
         }
     }
     store(connection, members).await
+}
+
+/// Whether events of this type can change a row.
+pub(crate) fn wants(event_type: &str) -> bool {
+    !AccessTokenEvent::TYPES.contains(&event_type)
 }
 
 /// Whether both may be taken at once, which follow each other.

@@ -12,7 +12,7 @@ use sqlx::{Connection, Executor, PgConnection, PgPool};
 use thiserror::Error;
 
 use crate::checkpoint::{self, Tables};
-use crate::log::{Kind, Page, ReadLogError, read_after_without};
+use crate::log::{Page, ReadLogError, all_but, read_after_without};
 use crate::runner::{ReadModel, Runner, StepError};
 
 /// Events in one read.
@@ -390,11 +390,11 @@ impl Replay {
 
     async fn read_page(&self, after: i64, until: i64) -> Result<Page, RebuildError> {
         let limit = until.saturating_sub(after).min(BATCH);
-        let is_unwanted = |kind: &Kind| {
+        let is_wanted = |event_type: &str| {
             let mut rebuilds = self.rebuilds.iter();
-            rebuilds.all(|(rebuild, _)| rebuild.read_model.unwanted().contains(kind))
+            rebuilds.any(|(rebuild, _)| rebuild.read_model.wants(event_type))
         };
-        let unwanted: Vec<Kind> = Kind::ALL.into_iter().filter(is_unwanted).collect();
+        let unwanted = all_but(is_wanted);
         let mut connection = self.pool.acquire().await?;
         Ok(read_after_without(&mut connection, after, limit, &unwanted).await?)
     }

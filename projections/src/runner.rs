@@ -5,11 +5,8 @@ use sqlx::{PgConnection, PgPool};
 use thiserror::Error;
 
 use crate::checkpoint::{self, Checkpoint, Tables};
-use crate::log::{Kind, Page, ReadLogError, RecordedEvent, read_after_without};
+use crate::log::{Page, ReadLogError, RecordedEvent, all_but, read_after_without};
 use crate::{access_tokens, credentials, members};
-
-/// Events in one transaction.
-const BATCH: i64 = 500;
 
 /// The read models there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -68,11 +65,20 @@ impl ReadModel {
         }
     }
 
-    /// Whose events change nothing in it.
-    pub(crate) fn unwanted(self) -> &'static [Kind] {
+    /// Whether events of this type can change anything in it.
+    pub(crate) fn wants(self, event_type: &str) -> bool {
         match self {
-            Self::AccessTokens | Self::Credentials => &[],
-            Self::Members => &[Kind::AccessToken],
+            Self::AccessTokens => access_tokens::wants(event_type),
+            Self::Members => members::wants(event_type),
+            Self::Credentials => true,
+        }
+    }
+
+    /// Events in one transaction: a row that many of them change is written once.
+    fn batch(self) -> i64 {
+        match self {
+            Self::AccessTokens | Self::Members => 2000,
+            Self::Credentials => 10_000,
         }
     }
 
@@ -143,6 +149,8 @@ pub struct Runner {
     pool: PgPool,
     read_model: ReadModel,
     tables: Tables,
+    /// The types of events that change nothing in it.
+    unwanted: Vec<&'static str>,
 }
 
 impl Runner {
@@ -157,6 +165,7 @@ impl Runner {
             pool,
             read_model,
             tables,
+            unwanted: all_but(|event_type| read_model.wants(event_type)),
         }
     }
 
@@ -187,9 +196,10 @@ impl Runner {
     pub(crate) async fn step_until(&self, position: i64) -> Result<i64, StepError> {
         let mut transaction = self.pool.begin().await?;
         let from = self.checkpoint(&mut transaction).await?;
-        let limit = position.saturating_sub(from.position).clamp(0, BATCH);
-        let unwanted = self.read_model.unwanted();
-        let page = read_after_without(&mut transaction, from.position, limit, unwanted).await?;
+        let limit = position
+            .saturating_sub(from.position)
+            .clamp(0, self.read_model.batch());
+        let page = read_after_without(&mut transaction, from.position, limit, &self.unwanted).await?;
         if page.last_position == from.position || !self.take(&mut transaction, from, &page).await? {
             return Ok(from.position);
         }

@@ -1,5 +1,5 @@
 //! The chain: each event's hash covers the event and the hash before it, as `hashed_contents` and `event_hash` define it in
-//! `migrations/0003_managing_tokens.sql`. Recomputed here, independently of the database.
+//! the migrations. Recomputed here, independently of the database.
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;

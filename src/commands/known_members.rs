@@ -11,9 +11,12 @@ use crate::log::UnitOfWork;
 /// Members that are kept, some 2 KB each.
 const MAX_MEMBERS: usize = 20_000;
 
+/// By their streams, each with the sequence that it is of.
+type Members = HashMap<Arc<str>, (i64, Member)>;
+
 /// Members as some sequence of their streams has them. Clones share them.
 #[derive(Clone, Debug, Default)]
-pub(super) struct KnownMembers(Arc<Mutex<HashMap<String, (i64, Member)>>>);
+pub(super) struct KnownMembers(Arc<Mutex<Members>>);
 
 impl KnownMembers {
     /// Lets the unit rest on those that are known, and forgets them: they are lent. The others' streams.
@@ -21,7 +24,7 @@ impl KnownMembers {
         let mut members = self.members();
         let mut unknown = Vec::new();
         for stream_id in stream_ids {
-            match members.remove(&stream_id) {
+            match members.remove(stream_id.as_str()) {
                 Some((sequence, member)) => unit.rest_on_known(&stream_id, sequence, member),
                 None => unknown.push(stream_id),
             }
@@ -51,7 +54,7 @@ impl KnownMembers {
         }
     }
 
-    fn members(&self) -> MutexGuard<'_, HashMap<String, (i64, Member)>> {
+    fn members(&self) -> MutexGuard<'_, Members> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -100,7 +100,7 @@ impl CloudEvent {
     fn of(raw: &RawMessage) -> Result<Self, &'static str> {
         let payload = raw.payload.as_deref().ok_or("payload_is_missing")?;
         let body: Value = serde_json::from_slice(payload).map_err(|_| "payload_is_not_json")?;
-        let Value::Object(body) = body else {
+        let Value::Object(mut body) = body else {
             return Err("payload_is_not_an_object");
         };
         let header = |name: &str| {
@@ -127,8 +127,8 @@ impl CloudEvent {
             id: attribute("id"),
             source: attribute("source"),
             event_type: attribute("type"),
-            data: match body.get("data") {
-                Some(Value::Object(data)) => data.clone(),
+            data: match body.remove("data") {
+                Some(Value::Object(data)) => data,
                 _ => Map::new(),
             },
         })

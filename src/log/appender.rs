@@ -124,19 +124,10 @@ impl AppenderTask {
                 Err(_) => break,
             }
         }
-        let mut claimed = HashMap::new();
+        let are_free = are_free(held_back.iter().map(|waiting| &waiting.request));
         let mut batch = Vec::new();
         let mut rest = VecDeque::new();
-        for waiting in held_back.drain(..) {
-            let claims = claims(&waiting.request);
-            let is_free = claims
-                .iter()
-                .all(|(claim, using)| claimed.get(claim).is_none_or(|by| using.goes_with(*by)));
-            // Also where it must wait: a request behind it on the same stream must not overtake it.
-            for (claim, using) in claims {
-                let by = claimed.entry(claim).or_insert(using);
-                *by = by.and(using);
-            }
+        for (waiting, is_free) in held_back.drain(..).zip(are_free) {
             if is_free {
                 batch.push(waiting);
             } else {
@@ -219,13 +210,35 @@ impl AppenderTask {
     }
 }
 
+/// Which of the requests can be in one batch: all that touch nothing that one before them does.
+fn are_free<'a>(requests: impl ExactSizeIterator<Item = &'a AppendRequest>) -> Vec<bool> {
+    if requests.len() == 1 {
+        return vec![true];
+    }
+    let mut claimed = HashMap::new();
+    requests
+        .map(|request| {
+            let claims = claims(request);
+            let is_free = claims
+                .iter()
+                .all(|(claim, using)| claimed.get(claim).is_none_or(|by| using.goes_with(*by)));
+            // Also where it must wait: a request behind it on the same stream must not overtake it.
+            for (claim, using) in claims {
+                let by = claimed.entry(claim).or_insert(using);
+                *by = by.and(using);
+            }
+            is_free
+        })
+        .collect()
+}
+
 #[derive(PartialEq, Eq, Hash)]
-enum Claim {
-    Stream(Stream),
-    Name(OrganizationId, String),
-    Inbox(InboxKey),
-    Partition(Partition),
-    Key(UsedKey),
+enum Claim<'a> {
+    Stream(&'a Stream),
+    Name(OrganizationId, &'a str),
+    Inbox(&'a InboxKey),
+    Partition(&'a Partition),
+    Key(&'a UsedKey),
 }
 
 /// How a request uses what it claims. Many may guard one stream; who writes it is alone with it, since the checks see
@@ -251,7 +264,7 @@ impl Using {
 }
 
 /// What other requests of the batch may not touch, or only guard.
-fn claims(request: &AppendRequest) -> Vec<(Claim, Using)> {
+fn claims(request: &AppendRequest) -> Vec<(Claim<'_>, Using)> {
     let written: HashSet<&Stream> = request.events.iter().map(|event| &event.stream).collect();
     let streams = request.streams.iter().map(|(stream, _)| {
         let using = if written.contains(stream) {
@@ -259,21 +272,18 @@ fn claims(request: &AppendRequest) -> Vec<(Claim, Using)> {
         } else {
             Using::Guard
         };
-        (Claim::Stream(stream.clone()), using)
+        (Claim::Stream(stream), using)
     });
     let names = request
         .names
         .iter()
-        .map(|name| Claim::Name(name.organization_id, name.name_key.clone()));
-    let inbox = request.inbox.iter().cloned().map(Claim::Inbox);
+        .map(|name| Claim::Name(name.organization_id, &name.name_key));
+    let inbox = request.inbox.iter().map(Claim::Inbox);
     let partition = request
         .offset
         .iter()
-        .map(|offset| Claim::Partition(offset.partition.clone()));
-    let key = request
-        .idempotency
-        .iter()
-        .map(|entry| Claim::Key(entry.key.clone()));
+        .map(|offset| Claim::Partition(&offset.partition));
+    let key = request.idempotency.iter().map(|entry| Claim::Key(&entry.key));
     let exclusive = names
         .chain(inbox)
         .chain(partition)
@@ -303,7 +313,7 @@ async fn append_to_log(pool: &PgPool, requests: &[AppendRequest]) -> Result<Vec<
     let columns = Columns::of(requests);
     let rows = sqlx::query(
         "select outcome, last_position, recorded_at from append_to_log(
-            $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)
+            $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23)
          order by request",
     )
     .bind(columns.command_ids)
@@ -328,6 +338,7 @@ async fn append_to_log(pool: &PgPool, requests: &[AppendRequest]) -> Result<Vec<
     .bind(Value::Array(columns.parked))
     .bind(Value::Array(columns.profiles))
     .bind(Value::Array(columns.idempotency))
+    .bind(columns.event_contents)
     .fetch_all(pool)
     .await?;
     rows.iter().map(outcome).collect()
@@ -370,6 +381,7 @@ struct Columns<'a> {
     event_organizations: Vec<Uuid>,
     event_payloads: Vec<&'a str>,
     event_metadata: Vec<&'a str>,
+    event_contents: Vec<Vec<u8>>,
     inbox_requests: Vec<i32>,
     inbox_sources: Vec<&'a str>,
     inbox_keys: Vec<&'a str>,
@@ -393,13 +405,13 @@ impl<'a> Columns<'a> {
         self.command_ids.push(request.command_id);
         for (stream, sequence) in &request.streams {
             self.stream_requests.push(number);
-            self.stream_types.push(&stream.aggregate_type);
+            self.stream_types.push(stream.aggregate_type);
             self.stream_ids.push(&stream.aggregate_id);
             self.stream_sequences.push(*sequence);
         }
         for event in &request.events {
             self.event_requests.push(number);
-            self.event_aggregate_types.push(&event.stream.aggregate_type);
+            self.event_aggregate_types.push(event.stream.aggregate_type);
             self.event_aggregate_ids.push(&event.stream.aggregate_id);
             self.event_sequences.push(event.sequence);
             self.event_types.push(&event.event_type);
@@ -407,6 +419,7 @@ impl<'a> Columns<'a> {
             self.event_organizations.push(event.organization_id.as_uuid());
             self.event_payloads.push(&event.payload);
             self.event_metadata.push(&event.metadata);
+            self.event_contents.push(event.hashed_contents());
         }
         for key in &request.inbox {
             self.inbox_requests.push(number);

@@ -1,6 +1,8 @@
 //! What the log can be asked to append: events of several streams, guards on the streams that were read, and the side
 //! rows that must move with them. All or nothing.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
 use domain::ids::{MemberId, OrganizationId, TokenId};
 use serde::Serialize;
@@ -10,9 +12,9 @@ use uuid::Uuid;
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Stream {
     /// The aggregate's type.
-    pub aggregate_type: String,
+    pub aggregate_type: &'static str,
     /// The aggregate's id.
-    pub aggregate_id: String,
+    pub aggregate_id: Arc<str>,
 }
 
 /// Events to append, and what they rest on.
@@ -54,7 +56,33 @@ pub struct NewEvent {
     /// JSON, in the one form that is stored and hashed.
     pub payload: String,
     /// JSON: who, from which request.
-    pub metadata: String,
+    pub metadata: Arc<str>,
+}
+
+impl NewEvent {
+    /// What the chain covers of it before its time, as `contents_before_time` of the migrations has it: stream, sequence,
+    /// type, version, payload and metadata, each after its length as four bytes.
+    pub(super) fn hashed_contents(&self) -> Vec<u8> {
+        let sequence = self.sequence.to_be_bytes();
+        let fields = [
+            self.stream.aggregate_type.as_bytes(),
+            self.stream.aggregate_id.as_bytes(),
+            &sequence,
+            self.event_type.as_bytes(),
+            self.event_version.as_bytes(),
+            self.payload.as_bytes(),
+            self.metadata.as_bytes(),
+        ];
+        let length = fields.iter().map(|field| field.len().saturating_add(4)).sum();
+        let mut contents = Vec::with_capacity(length);
+        for field in fields {
+            // No field of PostgreSQL's is longer than 1 GiB.
+            let length = u32::try_from(field.len()).unwrap_or(u32::MAX);
+            contents.extend_from_slice(&length.to_be_bytes());
+            contents.extend_from_slice(field);
+        }
+        contents
+    }
 }
 
 /// A key that may be used only once.

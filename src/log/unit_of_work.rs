@@ -11,7 +11,7 @@ use cqrs_es::persist::{PersistedEventRepository, PersistenceError, SerializedEve
 use cqrs_es::{
     Aggregate, AggregateContext, AggregateError, CqrsFramework, DomainEvent, EventEnvelope, EventStore,
 };
-use domain::ids::OrganizationId;
+use domain::ids::{MemberId, OrganizationId};
 use domain::upcast::upcast;
 use postgres_es::PostgresEventRepository;
 use serde::Deserialize;
@@ -49,14 +49,14 @@ pub struct UnitOfWork {
 struct Staged {
     command_id: Uuid,
     /// JSON, the same for each event.
-    metadata: String,
+    metadata: Arc<str>,
     streams: BTreeMap<Stream, LoadedStream>,
     events: Vec<NewEvent>,
     inbox: Vec<InboxKey>,
     names: Vec<NameChange>,
     offset: Option<OffsetMove>,
     parked: Vec<ParkedChange>,
-    profiles: Vec<Profile>,
+    profiles: BTreeMap<(OrganizationId, MemberId), Profile>,
     idempotency: Option<IdempotencyEntry>,
 }
 
@@ -109,14 +109,14 @@ impl UnitOfWork {
         let staged = Staged {
             command_id,
             // Not reached: text can always be written.
-            metadata: serde_json::to_string(&in_order).unwrap_or_else(|_| "{}".to_owned()),
+            metadata: serde_json::to_string(&in_order).map_or_else(|_| "{}".into(), Arc::from),
             streams: BTreeMap::new(),
             events: Vec::new(),
             inbox: Vec::new(),
             names: Vec::new(),
             offset: None,
             parked: Vec::new(),
-            profiles: Vec::new(),
+            profiles: BTreeMap::new(),
             idempotency: None,
         };
         let reads = Arc::new(PostgresEventRepository::new(pool.clone()));
@@ -196,7 +196,7 @@ impl UnitOfWork {
     /// What every stream of this aggregate comes to once all this stands, with the sequence of its last event. They are taken
     /// out: the unit is at its end.
     #[must_use]
-    pub fn into_known<A: Aggregate + 'static>(self) -> Vec<(String, i64, A)> {
+    pub fn into_known<A: Aggregate + 'static>(self) -> Vec<(Arc<str>, i64, A)> {
         let mut staged = self.staged();
         let streams = std::mem::take(&mut staged.streams);
         streams
@@ -304,17 +304,14 @@ impl UnitOfWork {
 
     /// A member's name and address; the last one counts.
     pub fn write_profile(&self, profile: Profile) {
-        let mut staged = self.staged();
-        staged.profiles.retain(|known| {
-            (known.organization_id, known.member_id) != (profile.organization_id, profile.member_id)
-        });
-        staged.profiles.push(profile);
+        let member = (profile.organization_id, profile.member_id);
+        self.staged().profiles.insert(member, profile);
     }
 
-    /// Everything read and staged, as one request.
+    /// Everything read and staged, as one request; from now on nothing is staged.
     #[must_use]
     pub fn request(&self) -> AppendRequest {
-        let staged = self.staged();
+        let mut staged = self.staged();
         AppendRequest {
             command_id: staged.command_id,
             streams: staged
@@ -322,13 +319,13 @@ impl UnitOfWork {
                 .iter()
                 .map(|(stream, loaded)| (stream.clone(), loaded.sequence))
                 .collect(),
-            events: staged.events.clone(),
-            inbox: staged.inbox.clone(),
-            names: staged.names.clone(),
-            offset: staged.offset.clone(),
-            parked: staged.parked.clone(),
-            profiles: staged.profiles.clone(),
-            idempotency: staged.idempotency.clone(),
+            events: std::mem::take(&mut staged.events),
+            inbox: std::mem::take(&mut staged.inbox),
+            names: std::mem::take(&mut staged.names),
+            offset: staged.offset.take(),
+            parked: std::mem::take(&mut staged.parked),
+            profiles: std::mem::take(&mut staged.profiles).into_values().collect(),
+            idempotency: staged.idempotency.take(),
         }
     }
 
@@ -365,7 +362,7 @@ impl Staged {
     }
 
     fn stage<A: Aggregate>(&mut self, stream: &Stream, events: &[A::Event]) -> Result<(), UnitError> {
-        let metadata = self.metadata.clone();
+        let metadata = Arc::clone(&self.metadata);
         for event in events {
             let loaded = self.streams.get_mut(stream);
             let loaded = loaded.ok_or_else(|| UnitError::Stage("its stream was not loaded".to_owned()))?;
@@ -396,8 +393,8 @@ fn folded<A: Aggregate>(events: Vec<SerializedEvent>) -> Result<A, UnitError> {
 
 fn stream<A: Aggregate>(aggregate_id: &str) -> Stream {
     Stream {
-        aggregate_type: A::TYPE.to_owned(),
-        aggregate_id: aggregate_id.to_owned(),
+        aggregate_type: A::TYPE,
+        aggregate_id: aggregate_id.into(),
     }
 }
 
@@ -430,7 +427,7 @@ fn new_event(
     stream: &Stream,
     sequence: i64,
     event: &impl DomainEvent,
-    metadata: &str,
+    metadata: &Arc<str>,
 ) -> Result<NewEvent, UnitError> {
     let event_type = event.event_type();
     let stage = |what: serde_json::Error| {
@@ -444,7 +441,7 @@ fn new_event(
         event_version: event.event_version(),
         organization_id,
         payload,
-        metadata: metadata.to_owned(),
+        metadata: Arc::clone(metadata),
         event_type,
     })
 }

@@ -48,8 +48,8 @@ impl Drop for Node {
 
 fn stream(id: &str) -> Stream {
     Stream {
-        aggregate_type: "organization".to_owned(),
-        aggregate_id: id.to_owned(),
+        aggregate_type: "organization",
+        aggregate_id: id.into(),
     }
 }
 
@@ -68,7 +68,7 @@ fn request(id: &str, after: i64, events: i64) -> AppendRequest {
                 organization_id,
                 payload: json!({ "event": "organization.removed", "organizationId": organization_id })
                     .to_string(),
-                metadata: "{}".to_owned(),
+                metadata: "{}".into(),
             })
             .collect(),
         inbox: Vec::new(),

@@ -149,7 +149,7 @@ impl DomainEvent for MemberEvent {
             Self::PermissionGranted { .. } => "member.permission_granted",
             Self::PermissionRevoked { .. } => "member.permission_revoked",
             Self::PermissionsReplaced { .. } => "member.permissions_replaced",
-            Self::Removed { .. } => "member.removed",
+            Self::Removed { .. } => Self::REMOVED,
             Self::Blocked { .. } => "member.blocked",
             Self::MessageDropped { .. } => "member.message_dropped",
             Self::Released { .. } => "member.released",
@@ -163,13 +163,16 @@ impl DomainEvent for MemberEvent {
 }
 
 impl MemberEvent {
+    /// The type of the event that ends a membership.
+    pub const REMOVED: &'static str = "member.removed";
+
     /// All that are stored.
     pub const TYPES: [&str; 8] = [
         "member.added",
         "member.permission_granted",
         "member.permission_revoked",
         "member.permissions_replaced",
-        "member.removed",
+        Self::REMOVED,
         "member.blocked",
         "member.message_dropped",
         "member.released",

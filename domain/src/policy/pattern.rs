@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -17,9 +18,10 @@ use super::resource_text::{ResourceText, SegmentText};
 #[derive(Clone, Deserialize)]
 #[serde(from = "String")]
 pub struct ResourcePattern {
-    text: String,
+    // Shared by its copies: statements are copied with every event of their member.
+    text: Arc<str>,
     /// None for the empty pattern, otherwise what stands between the `:`.
-    segments: Box<[SegmentPattern]>,
+    segments: Arc<[SegmentPattern]>,
 }
 
 #[derive(Clone)]
@@ -31,7 +33,7 @@ struct SegmentPattern {
 
 impl ResourcePattern {
     /// The pattern this text is.
-    pub fn new(text: impl Into<String>) -> Self {
+    pub fn new(text: impl Into<Arc<str>>) -> Self {
         let text = text.into();
         let segments = ResourceText::new(&text)
             .segments()
@@ -77,7 +79,7 @@ impl ResourcePattern {
     /// Whether some resource may be matched by both. Never misses one. Tags don't count: a resource may carry those that
     /// either pattern asks for.
     pub fn overlaps(&self, other: &Self) -> bool {
-        let shared = self.segments.iter().zip(&other.segments);
+        let shared = self.segments.iter().zip(other.segments.iter());
         !self.is_empty()
             && !other.is_empty()
             && shared

@@ -36,6 +36,11 @@ pub(crate) async fn project(
     rows.store(connection).await
 }
 
+/// Whether events of this type can change a row: of members' only their removals.
+pub(crate) fn wants(event_type: &str) -> bool {
+    !MemberEvent::TYPES.contains(&event_type) || event_type == MemberEvent::REMOVED
+}
+
 /// Whether both may be taken at once, which follow each other. An organization has too many rows to hold them all.
 pub(crate) fn takes_together(one: &RecordedEvent, next: &RecordedEvent) -> bool {
     let is_one_of_many = |event: &RecordedEvent| !matches!(event.fact, Fact::Organization(_));

@@ -258,7 +258,7 @@ pub(super) async fn store_creators(
     for ((organization_id, member_id), row) in rows {
         organizations.push(organization_id.as_uuid());
         members.push(member_id.as_uuid());
-        states.push(Json(&row.member));
+        states.push(serde_json::to_string(&row.member)?);
         sequences.push(row.sequence);
         ended.push(row.has_ended);
     }
@@ -267,7 +267,9 @@ pub(super) async fn store_creators(
     }
     sqlx::query(
         "insert into creators as c (organization_id, member_id, state, sequence, has_ended)
-         select * from unnest($1::uuid[], $2::uuid[], $3::json[], $4::bigint[], $5::bool[])
+         select organization_id, member_id, state::json, sequence, has_ended
+         from unnest($1::uuid[], $2::uuid[], $3::text[], $4::bigint[], $5::bool[])
+             as changed (organization_id, member_id, state, sequence, has_ended)
          on conflict (organization_id, member_id) do update
          set state = excluded.state, sequence = excluded.sequence, has_ended = excluded.has_ended",
     )
