@@ -5,8 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use projections::runner::{ReadModel, Runner};
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{Connection, PgPool};
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -19,6 +17,8 @@ use crate::authorization::{Fence, Index, LastUsed, Revocations, Tailer};
 use crate::clock::Clock;
 use crate::commands::Commands;
 use crate::config::{Config, ConfigError};
+use crate::database::{self, connect_for_log};
+pub use crate::database::{connect, connect_for_operator};
 use crate::follow::{Follower, News};
 use crate::http::{Discovery, FailedAttempts, Parts, Profiles, Progress, Service, Turns, Vitals, router};
 use crate::intake::{Intake, IntakeState, Meters, StartIntakeError, Watched};
@@ -29,18 +29,6 @@ use crate::report::Report;
 use crate::retention::Retention;
 use crate::schema::SchemaError;
 
-/// Connections for requests.
-const CONNECTIONS: u32 = 16;
-/// Connections for the tasks that write and follow the log: no number of requests can take them away.
-const LOG_CONNECTIONS: u32 = 10;
-/// Connections of an operator's command.
-const OPERATOR_CONNECTIONS: u32 = 12;
-/// How long a query may take: nothing here takes long.
-const STATEMENT_TIMEOUT: &str = "5s";
-/// How long a connection is waited for.
-const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
-/// How long a connection may have been idle to be used without a test.
-const UNTESTED_FOR: Duration = Duration::from_millis(500);
 /// The longest time between two looks of a read model at the log.
 const PROJECTION_POLL: Duration = Duration::from_millis(200);
 /// Between two steps of a read model that come to little: under load, each takes what has come in the meantime.
@@ -51,6 +39,8 @@ const CREDENTIALS_PACE: Duration = Duration::from_millis(500);
 const FEW_EVENTS: i64 = 100;
 /// The same for that one: its steps are long ones, which write a member once who has changed many times.
 const FEW_FOR_CREDENTIALS: i64 = 5000;
+/// A step of a read model that takes longer has failed.
+const STEP_LIMIT: Duration = Duration::from_secs(20);
 /// After a failed step of a read model.
 const PROJECTION_BACK_OFF: Duration = Duration::from_millis(500);
 /// How long requests may still take after the node was told to stop.
@@ -95,65 +85,6 @@ pub struct App {
     tasks: Tasks,
 }
 
-/// Connections with bounds on how long anything may take.
-///
-/// # Errors
-/// Where the URL is none, or the database does not answer.
-pub async fn connect(database_url: &str) -> Result<PgPool, sqlx::Error> {
-    connect_with(database_url, CONNECTIONS).await
-}
-
-/// Connections for an operator's commands, which may read the whole log: nothing is cut off.
-///
-/// # Errors
-/// Where the URL is none, or the database does not answer.
-pub async fn connect_for_operator(database_url: &str) -> Result<PgPool, sqlx::Error> {
-    let options: PgConnectOptions = database_url.parse()?;
-    PgPoolOptions::new()
-        .max_connections(OPERATOR_CONNECTIONS)
-        .acquire_timeout(CONNECT_PATIENCE)
-        .connect_with(options.application_name("featbit-tokens-operator"))
-        .await
-}
-
-async fn connect_with(database_url: &str, connections: u32) -> Result<PgPool, sqlx::Error> {
-    let options: PgConnectOptions = database_url
-        .parse::<PgConnectOptions>()?
-        .application_name("featbit-tokens")
-        .options([
-            ("statement_timeout", STATEMENT_TIMEOUT),
-            ("lock_timeout", "4s"),
-            ("idle_in_transaction_session_timeout", "10s"),
-        ]);
-    PgPoolOptions::new()
-        .max_connections(connections)
-        // What is said to be committed must be: leases and events alike. A stronger setting is the operator's to make.
-        .after_connect(|connection, _| {
-            Box::pin(async move {
-                sqlx::query(
-                    "select set_config('synchronous_commit', 'on', false)
-                     where current_setting('synchronous_commit') in ('off', 'local')",
-                )
-                .execute(connection)
-                .await?;
-                Ok(())
-            })
-        })
-        .acquire_timeout(CONNECT_PATIENCE)
-        // One that was just used is not asked whether it is still there: that would be a second round trip for each query.
-        .test_before_acquire(false)
-        .before_acquire(|connection, used| {
-            Box::pin(async move {
-                if used.idle_for > UNTESTED_FOR {
-                    connection.ping().await?;
-                }
-                Ok(true)
-            })
-        })
-        .connect_with(options)
-        .await
-}
-
 impl App {
     /// Starts a node.
     ///
@@ -161,7 +92,7 @@ impl App {
     /// [`StartError`]; nothing runs then.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let pool = connect(&config.database_url).await?;
-        let log_pool = connect_with(&config.database_url, LOG_CONNECTIONS).await?;
+        let log_pool = connect_for_log(&config.database_url).await?;
         crate::schema::check(&pool).await?;
         let listener = TcpListener::bind(config.http)
             .await
@@ -189,7 +120,9 @@ impl App {
             node_id,
             config.max_staleness,
         );
-        tasks.spawn("index", |stop| tailer.run(news.follower(), news.calls(), stop));
+        tasks.spawn("index", |stop| {
+            tailer.run(news.follower(), news.calls(), news.said(), stop)
+        });
         let revocations = Arc::new(Revocations::new(
             log_pool.clone(),
             Arc::clone(&index),
@@ -259,7 +192,7 @@ impl App {
             signed: all_signed,
             metrics: Metrics::new(commands.message_counts(), meters),
             vitals: Vitals {
-                appended: appender.head(),
+                appended: appender.head().subscribe(),
                 read_models,
                 intake: intake.clone(),
             },
@@ -375,7 +308,7 @@ async fn project(
     while !stop.is_cancelled() {
         let before = progress.borrow().position;
         let started = tokio::time::Instant::now();
-        match runner.step().await {
+        match database::within(STEP_LIMIT, runner.step()).await {
             Ok(position) => {
                 progress.send_replace(Progress {
                     position,

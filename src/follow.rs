@@ -4,10 +4,13 @@
 
 use std::time::Duration;
 
-use sqlx::postgres::PgListener;
+use sqlx::postgres::{PgListener, PgPoolOptions};
 use sqlx::{PgConnection, PgPool};
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+
+use crate::database::{STATEMENT_LIMIT, within};
 
 const CHANNEL: &str = "featbit_tokens_log";
 /// On which nodes are called on to say that they have come to a position.
@@ -16,6 +19,8 @@ const CALLS: &str = "featbit_tokens_calls";
 const COALESCE: Duration = Duration::from_millis(5);
 /// Before listening again after the connection was lost.
 const BACK_OFF: Duration = Duration::from_millis(250);
+/// After so long without a word it is looked whether the connection is still there.
+const SILENCE: Duration = Duration::from_secs(5);
 
 /// Tells a follower that there is something new. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -64,6 +69,23 @@ impl Calls {
     }
 }
 
+/// What was said of a log. Cheap to clone; clones share it.
+#[derive(Clone, Debug)]
+pub struct Said {
+    appended: watch::Sender<i64>,
+    heard: watch::Sender<i64>,
+    called: watch::Sender<i64>,
+}
+
+impl Said {
+    /// It was another log, which may have been longer: what is said of this one would be no news beside it.
+    pub fn forget(&self) {
+        for said in [&self.appended, &self.heard, &self.called] {
+            said.send_replace(0);
+        }
+    }
+}
+
 /// Calls on all nodes to say when they have come to a position.
 ///
 /// # Errors
@@ -89,29 +111,33 @@ async fn notify(
 #[derive(Debug)]
 pub struct News {
     pool: PgPool,
-    appended: watch::Receiver<i64>,
-    heard: watch::Sender<i64>,
-    called: watch::Sender<i64>,
+    said: Said,
 }
 
 impl News {
     /// News of what this node appends, and of what others say they did.
     #[must_use]
-    pub fn new(pool: PgPool, appended: watch::Receiver<i64>) -> Self {
-        Self {
-            pool,
+    pub fn new(pool: PgPool, appended: watch::Sender<i64>) -> Self {
+        let said = Said {
             appended,
             heard: watch::Sender::new(0),
             called: watch::Sender::new(0),
-        }
+        };
+        Self { pool, said }
+    }
+
+    /// What was said, to be forgotten with its log.
+    #[must_use]
+    pub fn said(&self) -> Said {
+        self.said.clone()
     }
 
     /// Somebody to be woken.
     #[must_use]
     pub fn follower(&self) -> Follower {
         Follower {
-            appended: self.appended.clone(),
-            heard: self.heard.subscribe(),
+            appended: self.said.appended.subscribe(),
+            heard: self.said.heard.subscribe(),
             woken_at: None,
         }
     }
@@ -119,38 +145,44 @@ impl News {
     /// What this node is called on for.
     #[must_use]
     pub fn calls(&self) -> Calls {
-        Calls(self.called.subscribe())
+        Calls(self.said.called.subscribe())
     }
 
     /// Until it is told to stop.
     pub async fn run(self, stop: CancellationToken) {
         tokio::join!(
-            listen(self.pool.clone(), &self.heard, &self.called, &stop),
-            announce(self.pool, self.appended, &stop)
+            listen(&self.pool, &self.said, &stop),
+            announce(&self.pool, self.said.appended.subscribe(), &stop)
         );
     }
 }
 
-async fn listen(
-    pool: PgPool,
-    heard: &watch::Sender<i64>,
-    called: &watch::Sender<i64>,
-    stop: &CancellationToken,
-) {
+async fn listen(pool: &PgPool, said: &Said, stop: &CancellationToken) {
     while !stop.is_cancelled() {
         let listening = async {
-            let mut listener = PgListener::connect_with(&pool).await?;
-            listener.listen_all([CHANNEL, CALLS]).await?;
+            let mut listener = within(STATEMENT_LIMIT, async {
+                // One of its own each time: the pool would wait for one that is given up.
+                let own = PgPoolOptions::new().max_connections(1);
+                let own = own.connect_lazy_with(pool.connect_options().as_ref().clone());
+                let mut listener = PgListener::connect_with(&own).await?;
+                listener.listen_all([CHANNEL, CALLS]).await?;
+                Ok::<_, sqlx::Error>(listener)
+            })
+            .await?;
             loop {
-                let notified = listener.recv().await?;
+                let Ok(notified) = timeout(SILENCE, listener.recv()).await else {
+                    within(STATEMENT_LIMIT, sqlx::query("select").execute(&mut listener)).await?;
+                    continue;
+                };
+                let notified = notified?;
                 // One that can't be read is nobody's of ours.
                 let Ok(position) = notified.payload().parse::<i64>() else {
                     continue;
                 };
                 let told = if notified.channel() == CALLS {
-                    called
+                    &said.called
                 } else {
-                    heard
+                    &said.heard
                 };
                 told.send_if_modified(|known| {
                     let is_news = position > *known;
@@ -173,14 +205,15 @@ async fn listen(
     }
 }
 
-async fn announce(pool: PgPool, mut appended: watch::Receiver<i64>, stop: &CancellationToken) {
+async fn announce(pool: &PgPool, mut appended: watch::Receiver<i64>, stop: &CancellationToken) {
     loop {
         tokio::select! {
             changed = appended.changed() => if changed.is_err() { return },
             () = stop.cancelled() => return,
         }
         let head = *appended.borrow_and_update();
-        let notified = async { notify(&mut *pool.acquire().await?, CHANNEL, head).await }.await;
+        let notify = async { notify(&mut *pool.acquire().await?, CHANNEL, head).await };
+        let notified = within(STATEMENT_LIMIT, notify).await;
         if let Err(error) = notified {
             tracing::warn!(%error, "other nodes were not notified of an append, they poll");
         }

@@ -3,7 +3,7 @@
 //!
 //! Floors, from the ground; a file imports only from floors below its own:
 //!
-//! 1. the crates `domain` and `projections`; [`report`], [`clock`]
+//! 1. the crates `domain` and `projections`; [`report`], [`clock`], [`database`]
 //! 2. [`audit`] (the log as evidence), [`log`] (the write side), [`follow`] (who is woken by it), [`schema`],
 //!    [`retention`]
 //! 3. [`commands`] (the only writer), [`authorization`] (decisions from memory)
@@ -18,6 +18,7 @@ pub mod authorization;
 pub mod clock;
 pub mod commands;
 pub mod config;
+pub mod database;
 pub mod dev;
 pub mod follow;
 pub mod http;

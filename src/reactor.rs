@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::commands::{CommandError, Commands};
+use crate::database::within;
 use crate::follow::Follower;
 use crate::report::Report;
 
@@ -27,6 +28,8 @@ const BATCH: i64 = 1000;
 const POLL: Duration = Duration::from_millis(500);
 /// Between two steps while there is something to do: nobody waits for what is done here.
 const PACE: Duration = Duration::from_millis(20);
+/// A step that takes longer has failed; what it has done stands, and the next one finds less to do.
+const STEP_LIMIT: Duration = Duration::from_secs(300);
 /// After a failed step.
 const BACK_OFF: Duration = Duration::from_secs(1);
 /// Expired tokens in one step.
@@ -80,7 +83,7 @@ impl Reactor {
     /// Until it is told to stop.
     pub async fn run(self, mut wake: Follower, stop: CancellationToken) {
         while !stop.is_cancelled() {
-            match self.step().await {
+            match within(STEP_LIMIT, self.step()).await {
                 Ok(Step { from, to }) if to > from => tokio::time::sleep(PACE).await,
                 Ok(Step { to, .. }) => wake.next(to, POLL, &stop).await,
                 Err(error) => {

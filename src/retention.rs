@@ -8,8 +8,12 @@ use projections::parked::erase_before;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
+use crate::database::within;
+
 /// Between two looks.
 const PAUSE: Duration = Duration::from_secs(600);
+/// How long it may take; what is erased by then is.
+const LIMIT: Duration = Duration::from_secs(300);
 /// Messages erased by one statement.
 const BATCH: i64 = 1000;
 
@@ -33,7 +37,7 @@ impl Retention {
     /// Until it is told to stop.
     pub async fn run(self, stop: CancellationToken) {
         while !stop.is_cancelled() {
-            match self.erase().await {
+            match within(LIMIT, self.erase()).await {
                 Ok(0) => {}
                 Ok(erased) => tracing::info!(erased, "the contents of parked messages were erased"),
                 Err(error) => tracing::warn!(%error, "parked messages can't be erased, trying again later"),

@@ -14,7 +14,7 @@ use domain::member::{Member, MemberEvent};
 use domain::organization::OrganizationEvent;
 use sqlx::PgConnection;
 
-pub use snapshot::{SharedCreator, Snapshot, SnapshotError, TokenPage, TokenReader};
+pub use snapshot::{CreatorReader, SharedCreator, Snapshot, SnapshotError, TokenPage, TokenReader};
 
 use crate::log::{Fact, RecordedEvent};
 use crate::runner::ProjectError;

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::Index;
+use crate::database::within;
 use crate::report::Report;
 
 /// How often it is written down, at most.
@@ -73,14 +74,8 @@ impl LastUsed {
                 () = tokio::time::sleep(EVERY) => {}
                 () = stop.cancelled() => {}
             }
-            match tokio::time::timeout(AT_THE_END, self.write()).await {
-                Ok(Ok(_)) => {}
-                Ok(Err(error)) => {
-                    tracing::warn!(error = %Report(&error), "when tokens were last used is not written down yet");
-                }
-                Err(_) => {
-                    tracing::warn!("when tokens were last used is not written down yet: it takes too long")
-                }
+            if let Err(error) = within(AT_THE_END, self.write()).await {
+                tracing::warn!(error = %Report(&error), "when tokens were last used is not written down yet");
             }
         }
     }

@@ -1,8 +1,9 @@
 //! The other side of the lease: after something was taken away, waits until no node decides without knowing it. A node has
 //! applied the position, or its lease has run out by this node's own clock, or it is gone. Decides nothing itself.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use sqlx::PgPool;
@@ -13,11 +14,14 @@ use uuid::Uuid;
 use super::Index;
 use super::leases::{self, Lease};
 use crate::clock::BootClock;
+use crate::database::within;
 use crate::follow;
 use crate::report::Report;
 
 /// How long nodes are waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a look at the leases may take, the wait for another one's included.
+const LOOK_LIMIT: Duration = Duration::from_secs(2);
 /// Between two looks at the leases, at first and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(16);
@@ -47,7 +51,8 @@ pub struct Revocations {
     boot: BootClock,
     node_id: Uuid,
     seen: Mutex<Arc<Seen>>,
-    called: Mutex<i64>,
+    /// The farthest position that nodes are to be called on for, with the next look; 0: none.
+    uncalled: AtomicI64,
 }
 
 /// The leases as they were read.
@@ -55,7 +60,15 @@ pub struct Revocations {
 struct Seen {
     begun: Duration,
     ended: Duration,
-    leases: Vec<Lease>,
+    leases: Vec<SeenLease>,
+}
+
+/// A lease that may still carry its node.
+#[derive(Clone, Copy, Debug)]
+struct SeenLease {
+    lease: Lease,
+    /// Since when it has been seen as it is. A beat never comes twice: it has stood still since then.
+    since: Duration,
 }
 
 impl Revocations {
@@ -68,7 +81,7 @@ impl Revocations {
             boot,
             node_id,
             seen: Mutex::default(),
-            called: Mutex::default(),
+            uncalled: AtomicI64::new(0),
         }
     }
 
@@ -78,31 +91,28 @@ impl Revocations {
     /// # Errors
     /// Where a node that may still decide did not come to it within five seconds, or the leases could not be read.
     pub async fn confirm(&self, position: i64) -> Result<Confirmation, NotConfirmed> {
+        self.uncalled.fetch_max(position, Ordering::Relaxed);
         let since = self.boot.since_boot();
-        let mut waited_for: Option<HashMap<Uuid, FirstSeen>> = None;
+        let give_up = since.saturating_add(PATIENCE);
+        let mut waited_for: Option<(Duration, HashSet<Uuid>)> = None;
         let mut nodes: usize = 0;
         let mut asked = since;
         let mut pause = FIRST_PAUSE;
         loop {
-            match self.look(position, asked).await {
+            let limit = LOOK_LIMIT.min(give_up.saturating_sub(asked));
+            match within(limit, self.look(asked)).await {
                 Ok(seen) => {
-                    let waiting = waited_for.get_or_insert_with(|| first_seen(&seen));
-                    let now = self.boot.since_boot();
-                    let mut gone = Vec::new();
-                    waiting.retain(|node_id, first| match self.state(&seen, *node_id, position) {
+                    let all = || seen.leases.iter().map(|seen| seen.lease.node_id).collect();
+                    let (first_seen, waiting) = waited_for.get_or_insert_with(|| (seen.ended, all()));
+                    waiting.retain(|node_id| match self.state(&seen, *node_id, position) {
                         State::Knows => {
                             nodes = nodes.saturating_add(1);
                             false
                         }
                         State::Gone => false,
-                        State::Behind(lease) if lease.beat == first.lease.beat => {
-                            let is_gone = now >= first.at.saturating_add(lapse(&lease));
-                            gone.extend(is_gone.then_some(lease));
-                            !is_gone
-                        }
-                        State::Behind(lease) => now < since.saturating_add(lapse(&lease)),
+                        // Whatever it has renewed since then, it has looked for the end of the log after that.
+                        State::Behind(lease) => seen.ended < first_seen.saturating_add(lapse(&lease)),
                     });
-                    self.forget(&gone).await;
                     if waiting.is_empty() {
                         let took = self.boot.since_boot().saturating_sub(since);
                         return Ok(Confirmation { nodes, took });
@@ -115,7 +125,7 @@ impl Revocations {
             tokio::time::sleep(pause).await;
             pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
             asked = self.boot.since_boot();
-            if asked > since.saturating_add(PATIENCE) {
+            if asked >= give_up {
                 return Err(NotConfirmed { position });
             }
         }
@@ -125,69 +135,62 @@ impl Revocations {
         if node_id == self.node_id && self.index.position() >= position {
             return State::Knows;
         }
-        match seen.leases.iter().find(|lease| lease.node_id == node_id) {
+        match seen.leases.iter().find(|seen| seen.lease.node_id == node_id) {
             None => State::Gone,
-            Some(lease) if lease.applied >= position => State::Knows,
-            Some(lease) => State::Behind(*lease),
+            Some(SeenLease { lease, .. }) if lease.applied >= position => State::Knows,
+            Some(SeenLease { lease, .. }) => State::Behind(*lease),
         }
     }
 
-    /// Calls for the position, once, and answers the leases as they were read at this time or later.
-    async fn look(&self, position: i64, asked: Duration) -> Result<Arc<Seen>, sqlx::Error> {
-        {
-            let mut called = self.called.lock().await;
-            if *called < position {
-                let mut connection = self.pool.acquire().await?;
-                follow::call(&mut connection, position).await?;
-                *called = position;
-            }
-        }
+    /// The leases that carry anybody, as they were read at this time or later. Whoever reads them calls on the nodes first,
+    /// for all who wait, and then forgets the leases that have run out.
+    async fn look(&self, asked: Duration) -> Result<Arc<Seen>, sqlx::Error> {
         let mut seen = self.seen.lock().await;
         if seen.begun < asked {
-            let begun = self.boot.since_boot();
             let mut connection = self.pool.acquire().await?;
+            let position = self.uncalled.load(Ordering::Relaxed);
+            if position > 0 {
+                follow::call(&mut connection, position).await?;
+                let (set, not_set) = (Ordering::Relaxed, Ordering::Relaxed);
+                // An error means that there is a farther one by now.
+                self.uncalled.compare_exchange(position, 0, set, not_set).ok();
+            }
+            let begun = self.boot.since_boot();
             let leases = leases::all(&mut connection).await?;
             let ended = self.boot.since_boot();
+            let (leases, gone) = seen.followed_by(leases, ended);
             *seen = Arc::new(Seen { begun, ended, leases });
+            for lease in gone {
+                leases::forget(&mut connection, &lease).await?;
+                tracing::warn!(node_id = %lease.node_id, "a node has not renewed its lease and is waited for no more");
+            }
         }
         Ok(Arc::clone(&seen))
     }
-
-    /// So that the next one does not have to wait for a node that is no more.
-    async fn forget(&self, gone: &[Lease]) {
-        for lease in gone {
-            let forgotten = async { leases::forget(&mut *self.pool.acquire().await?, lease).await };
-            match forgotten.await {
-                Ok(()) => {
-                    tracing::warn!(node_id = %lease.node_id, "a node has not renewed its lease and is waited for no more")
-                }
-                Err(error) => tracing::warn!(%error, "a lease that has run out can't be deleted"),
-            }
-        }
-    }
 }
 
-/// A lease when it was first seen by whoever waits.
-struct FirstSeen {
-    lease: Lease,
-    at: Duration,
+impl Seen {
+    /// What was read now, beside what was before: the leases that may carry their nodes, and those that have run out.
+    fn followed_by(&self, leases: Vec<Lease>, now: Duration) -> (Vec<SeenLease>, Vec<Lease>) {
+        let (mut carrying, mut gone) = (Vec::new(), Vec::new());
+        for lease in leases {
+            let is_same =
+                |seen: &&SeenLease| (seen.lease.node_id, seen.lease.beat) == (lease.node_id, lease.beat);
+            let since = self.leases.iter().find(is_same).map_or(now, |seen| seen.since);
+            if now < since.saturating_add(lapse(&lease)) {
+                carrying.push(SeenLease { lease, since });
+            } else {
+                gone.push(lease);
+            }
+        }
+        (carrying, gone)
+    }
 }
 
 enum State {
     Knows,
     Gone,
     Behind(Lease),
-}
-
-fn first_seen(seen: &Seen) -> HashMap<Uuid, FirstSeen> {
-    let first = |lease: &Lease| FirstSeen {
-        lease: *lease,
-        at: seen.ended,
-    };
-    seen.leases
-        .iter()
-        .map(|lease| (lease.node_id, first(lease)))
-        .collect()
 }
 
 /// After how long a lease has run out by anybody's clock: two clocks may run at rates that differ by a twentieth.

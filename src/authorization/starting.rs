@@ -1,11 +1,17 @@
 //! What an index starts from: a snapshot of the read model of credentials, which is what a replay up to its position would
 //! have made of the log, in a fraction of the time.
 
-use projections::credentials::{CredentialRow, SharedCreator, Snapshot, SnapshotError, TokenReader};
+use std::time::Duration;
+
+use projections::credentials::{CreatorReader, CredentialRow, Snapshot, SnapshotError, TokenReader};
 use sqlx::PgPool;
 use uuid::Uuid;
 
 use super::contents::{Builder, Contents};
+use crate::database::{STATEMENT_LIMIT, within};
+
+/// How long a page of the snapshot is waited for, with the connection it comes by.
+const PAGE_LIMIT: Duration = STATEMENT_LIMIT.saturating_mul(2);
 
 /// Contents up to a position, and of which log they are.
 pub(super) struct Start {
@@ -20,25 +26,24 @@ pub(super) struct Start {
 /// # Errors
 /// [`SnapshotError`]
 pub(super) async fn read(pool: &PgPool) -> Result<Start, SnapshotError> {
-    let mut snapshot = Snapshot::begin(pool).await?;
+    let mut snapshot = within(PAGE_LIMIT, Snapshot::begin(pool)).await?;
     let mut builder = Builder::with_room_for(snapshot.tokens());
-    for (
-        key,
-        SharedCreator {
-            member,
-            sequence,
-            has_ended,
-        },
-    ) in snapshot.creators().await?
-    {
-        builder.add_member(key, member, sequence, has_ended);
+    let mut reader = CreatorReader::default();
+    loop {
+        let page = within(PAGE_LIMIT, snapshot.next_creators()).await?;
+        if page.is_empty() {
+            break;
+        }
+        for (key, creator) in reader.read(page)? {
+            builder.add_member(key, creator.member, creator.sequence, creator.has_ended);
+        }
     }
     let mut reader = TokenReader::default();
-    let mut page = snapshot.next().await?;
+    let mut page = within(PAGE_LIMIT, snapshot.next()).await?;
     while !page.is_empty() {
         let (next, added) = tokio::join!(
             // Asked for first, so that the database works on it meanwhile.
-            snapshot.next(),
+            within(PAGE_LIMIT, snapshot.next()),
             async {
                 for CredentialRow {
                     token_id,

@@ -22,7 +22,8 @@ use super::contents::Contents;
 use super::leases::{self, Head, Lease};
 use super::starting::{self, Start};
 use crate::clock::{Clock, Measured};
-use crate::follow::{Calls, Follower};
+use crate::database::within;
+use crate::follow::{Calls, Follower, Said};
 use crate::report::Report;
 
 /// Events in one read.
@@ -121,7 +122,7 @@ impl Tailer {
     }
 
     /// Follows the log until it is told to stop; then this node decides no more, and says so.
-    pub async fn run(mut self, mut wake: Follower, mut calls: Calls, stop: CancellationToken) {
+    pub async fn run(mut self, mut wake: Follower, mut calls: Calls, said: Said, stop: CancellationToken) {
         while !stop.is_cancelled() {
             if self.is_blank {
                 let started = tokio::select! {
@@ -133,28 +134,27 @@ impl Tailer {
                     return;
                 }
             }
-            match tokio::time::timeout(STEP_LIMIT, self.step(calls.furthest())).await {
-                Ok(Ok(Read::More)) => {}
-                Ok(Ok(Read::All)) => {
+            match within(STEP_LIMIT, self.step(calls.furthest())).await {
+                Ok(Read::More) => {}
+                Ok(Read::All) => {
                     let longest = POLL.min(self.until_renewal());
                     tokio::select! {
                         () = wake.next(self.index.position(), longest, &stop) => {}
                         () = calls.past(self.heeded) => {}
                     }
                 }
-                Ok(Err(error)) => {
+                Err(error) => {
+                    if matches!(error, StepError::AnotherLog { .. }) {
+                        said.forget();
+                    }
                     let position = self.index.position();
                     tracing::error!(position, error = %Report(&error), "the index can't follow the log");
                     tokio::time::sleep(BACK_OFF).await;
                 }
-                Err(_) => {
-                    let position = self.index.position();
-                    tracing::error!(position, "the index can't follow the log: it takes too long");
-                }
             }
         }
         self.index.fence().close();
-        if let Err(error) = self.give_up().await {
+        if let Err(error) = within(STEP_LIMIT, self.give_up()).await {
             tracing::warn!(%error, "this node's lease is left behind, to be waited for once");
         }
     }

@@ -157,7 +157,6 @@ pub(super) async fn update(
         .commands
         .update_token(&known.caller, token_id, update)
         .await?;
-    settle(&service, done_at.position).await;
     let confirmation = service.confirm(&done_at, wait).await?;
     in_read_models(&service, done_at.position).await?;
     let token = load(&service, &known, token_id).await?;
@@ -271,7 +270,6 @@ async fn answer(
     wait: Wait,
 ) -> Result<Response, Problem> {
     let done_at = done_at?;
-    settle(service, done_at.position).await;
     let confirmation = service.confirm(&done_at, wait).await?;
     Ok(confirmed(done_true(&done_at), confirmation))
 }

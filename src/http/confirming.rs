@@ -7,6 +7,7 @@ use axum::http::request::Parts;
 use axum::response::Response;
 
 use super::Service;
+use super::access_tokens::settle;
 use super::problem::Problem;
 use super::query::parameter;
 use crate::authorization::Confirmation;
@@ -39,17 +40,21 @@ impl<S: Send + Sync> FromRequestParts<S> for Wait {
 }
 
 impl Service {
-    /// Waits for every node where the command may have taken something away, whether or not it had to change anything: an
-    /// earlier one like it may not have been waited for to its end.
+    /// Waits until this node's own decisions hold what a command changed; and at the same time for every node where it may
+    /// have taken something away, whether or not it had to change anything: an earlier one like it may not have been waited
+    /// for to its end.
     pub(super) async fn confirm<T>(
         &self,
         done: &Done<T>,
         wait: Wait,
     ) -> Result<Option<Confirmation>, Problem> {
+        let settled = settle(self, done.position);
         if done.effect == Effect::Gives || wait == Wait::None {
+            settled.await;
             return Ok(None);
         }
-        match self.revocations.confirm(done.position).await {
+        let ((), confirmed) = tokio::join!(settled, self.revocations.confirm(done.position));
+        match confirmed {
             Ok(confirmation) => Ok(Some(confirmation)),
             Err(error) => {
                 tracing::warn!(%error, "a revocation stands, and is not confirmed");

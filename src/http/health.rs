@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use super::Service;
 use super::openapi::{HEALTH, problems, schemas};
+use crate::database::within;
 use crate::intake::IntakeState;
 
 /// What the tasks of this node say of themselves. Cheap to clone.
@@ -177,7 +178,7 @@ async fn ask_store(service: &Service) -> Option<Store> {
             .await?,
         })
     };
-    tokio::time::timeout(PATIENCE, ask).await.ok()?.ok()
+    within(PATIENCE, ask).await.ok()
 }
 
 #[cfg(test)]

@@ -70,7 +70,8 @@ pub(super) async fn create(
     description = "It is in this answer and in no other. The one before goes on working for the overlap, but not past the \
                    token's expiry; one that was still working from an earlier rotation ends at once. An inactive token is \
                    rotated and stays inactive. A personal token is rotated by its creator alone, a service token by whoever \
-                   manages service tokens and covers its statements.",
+                   manages service tokens and covers its statements. Where something goes wrong after the rotation (503: \
+                   a node could not be waited for), `data` holds the new secret all the same, as `id` and `token`.",
     params(parameters::TokenInPath, parameters::OfMember, parameters::Wait, parameters::IdempotencyKey),
     request_body(content = Option<token_bodies::Rotation>, description = "May be left out."),
     responses(
@@ -100,15 +101,25 @@ pub(super) async fn rotate(
         .rotate_token(&known.caller, token_id, overlap, key.as_ref())
         .await?;
     let position = rotated.position;
-    settle(&service, position).await;
-    let confirmation = service.confirm(&rotated, wait).await?;
+    let confirmation = service.confirm(&rotated, wait).await;
     match rotated.value {
-        Issuing::AlreadyDone(token_id) => repeated(&service, &known, token_id, position).await,
+        Issuing::AlreadyDone(token_id) => {
+            confirmation?;
+            repeated(&service, &known, token_id, position).await
+        }
         Issuing::Issued(issued) => {
-            // Also where it lags: a secret that can't be answered now is lost.
-            in_read_models(&service, position).await.ok();
-            let token = load(&service, &known, token_id).await?;
-            Ok(confirmed(show(&known, token, &issued, position), confirmation))
+            let shown = async {
+                let confirmation = confirmation?;
+                // Also where it lags: it is shown with its new secret then, and the rest as it was.
+                in_read_models(&service, position).await.ok();
+                let token = load(&service, &known, token_id).await?;
+                Ok(confirmed(show(&known, token, &issued, position), confirmation))
+            };
+            shown.await.map_err(|problem| Problem::AfterIssuing {
+                position,
+                issued: Box::new(issued),
+                problem: Box::new(problem),
+            })
         }
     }
 }

@@ -11,7 +11,6 @@ use subtle::ConstantTimeEq;
 use utoipa::ToSchema;
 
 use super::Service;
-use super::access_tokens::settle;
 use super::body::read;
 use super::confirming::{Wait, confirmed};
 use super::envelope::done;
@@ -83,7 +82,6 @@ pub(super) async fn take(
         offset: None,
     };
     let taken = service.commands.take_poll(&poll).await?;
-    settle(&service, taken.position).await;
     // Also where all of them were known before: whoever sent them first may not have been told that every node knows.
     let taken = Done {
         position: taken.position,

@@ -68,8 +68,11 @@ use crate::audit::Signed;
 use crate::authorization::{Index, Revocations};
 use crate::clock::Clock;
 use crate::commands::Commands;
+use crate::database::within;
 use crate::metrics::Metrics;
 
+/// How long a request may take. Whatever it waits for is given up long before, but for a connection that has fallen silent.
+const LIMIT: Duration = Duration::from_secs(60);
 /// Bytes of all headers of a request together.
 const MAX_HEADERS: usize = 16 * 1024;
 /// How long a query waits for what this node has appended: it is on its way.
@@ -208,6 +211,7 @@ pub fn router(service: Service) -> Router {
         .fallback(|| async { Problem::NotFound })
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn(body::bound_body))
+        .layer(from_fn(bound_time))
         .layer(from_fn(bound_headers))
         .layer(cors(&service));
     // Envoy asks below it, at the path it has in hand.
@@ -242,6 +246,13 @@ fn cors(service: &Service) -> CorsLayer {
         // Not `*`: that leaves out `Authorization` (Fetch standard, CORS-preflight fetch).
         .allow_headers(AllowHeaders::mirror_request())
         .expose_headers(Any)
+}
+
+async fn bound_time(request: Request, next: Next) -> Response {
+    let answered = async { Ok::<_, sqlx::Error>(next.run(request).await) };
+    within(LIMIT, answered)
+        .await
+        .unwrap_or_else(|error| Problem::from(error).into_response())
 }
 
 async fn bound_headers(request: Request, next: Next) -> Response {

@@ -131,7 +131,6 @@ pub(super) async fn retry(
         .commands
         .retry_parked(&by, parked_id(&id)?, understand)
         .await?;
-    settle(&service, retried.position).await;
     let confirmation = service.confirm(&retried, wait).await?;
     let answer = done(retried.position, TakenBody::from(retried.value));
     Ok(confirmed(answer, confirmation))

@@ -5,11 +5,14 @@ use axum::http::header::{CACHE_CONTROL, EXPIRES, PRAGMA, RETRY_AFTER, WWW_AUTHEN
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use domain::access_token::AccessTokenRefusal;
+use domain::ids::TokenId;
+use serde::Serialize;
 
 use super::envelope::{API_VERSIONS, LOG_POSITION, failure};
 use super::failed_attempts::TooManyFailures;
 use super::token_body::TokenBody;
 use crate::commands::CommandError;
+use crate::commands::issuing::Issued;
 use crate::report::Report;
 
 /// Why a request of the management API is not answered with what it asked for.
@@ -53,13 +56,30 @@ pub(super) enum Problem {
         /// Of what was done.
         position: i64,
     },
+    /// A secret was issued before this went wrong. It is shown all the same: nobody can show it again.
+    AfterIssuing {
+        /// Of what was done.
+        position: i64,
+        /// The secret.
+        issued: Box<Issued>,
+        /// What went wrong.
+        problem: Box<Self>,
+    },
     /// Anything else.
     Internal,
+}
+
+/// What is left of an answer with a secret.
+#[derive(Serialize)]
+struct SecretBody<'a> {
+    id: TokenId,
+    token: &'a str,
 }
 
 impl Problem {
     fn status(&self) -> StatusCode {
         match self {
+            Self::AfterIssuing { problem, .. } => problem.status(),
             Self::Invalid(_) => StatusCode::BAD_REQUEST,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::Forbidden => StatusCode::FORBIDDEN,
@@ -86,6 +106,7 @@ impl Problem {
     pub(super) fn codes(&self) -> Vec<&'static str> {
         let code = match self {
             Self::Invalid(codes) => return codes.clone(),
+            Self::AfterIssuing { problem, .. } => return problem.codes(),
             Self::Unauthorized => "Unauthorized",
             Self::Forbidden => "Forbidden",
             Self::NotFound | Self::Refused(AccessTokenRefusal::NoSuchToken) => "ResourceNotFound",
@@ -109,11 +130,15 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let token = match &self {
-            Self::AlreadyDone { token, .. } => token.as_deref(),
-            _ => None,
+        let (status, codes) = (self.status(), self.codes());
+        let mut response = match &self {
+            Self::AlreadyDone { token, .. } => failure(status, &codes, token.as_deref()),
+            Self::AfterIssuing { issued, .. } => {
+                let (id, token) = (issued.token_id, issued.secret.reveal());
+                failure(status, &codes, Some(SecretBody { id, token }))
+            }
+            _ => failure(status, &codes, None::<()>),
         };
-        let mut response = failure(self.status(), &self.codes(), token);
         let headers = response.headers_mut();
         match self {
             // FeatBit's own answers to these two carry nothing else.
@@ -131,6 +156,12 @@ impl IntoResponse for Problem {
             }
             Self::AlreadyDone { position, .. } => {
                 headers.insert(LOG_POSITION, HeaderValue::from(position));
+            }
+            Self::AfterIssuing { position, .. } => {
+                headers.insert(LOG_POSITION, HeaderValue::from(position));
+                if status == StatusCode::SERVICE_UNAVAILABLE {
+                    headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+                }
             }
             Self::Unavailable => {
                 headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::request::{AppendOutcome, AppendRequest, InboxKey, Partition, Recorded, Stream, UsedKey};
+use crate::database::{STATEMENT_LIMIT, within};
 
 /// Requests in one batch.
 const MAX_BATCH: usize = 256;
@@ -43,7 +44,7 @@ pub enum AppendError {
 #[derive(Clone, Debug)]
 pub struct Appender {
     queue: mpsc::Sender<Waiting>,
-    head: watch::Receiver<i64>,
+    head: watch::Sender<i64>,
 }
 
 /// The other end: run it once.
@@ -65,14 +66,12 @@ impl Appender {
     #[must_use]
     pub fn new(pool: PgPool) -> (Self, AppenderTask) {
         let (sender, queue) = mpsc::channel(QUEUE);
-        let (head, seen) = watch::channel(0);
-        (
-            Self {
-                queue: sender,
-                head: seen,
-            },
-            AppenderTask { pool, queue, head },
-        )
+        let head = watch::Sender::new(0);
+        let appender = Self {
+            queue: sender,
+            head: head.clone(),
+        };
+        (appender, AppenderTask { pool, queue, head })
     }
 
     /// Appends a request, with whatever else is waiting.
@@ -88,9 +87,9 @@ impl Appender {
         outcome.await.map_err(|_| AppendError::Unavailable)?
     }
 
-    /// The last position this node has appended; 0 when none. Wakes whoever follows the log.
+    /// The last position this node has appended; 0 when none, or none to the log that is there. Wakes whoever follows it.
     #[must_use]
-    pub fn head(&self) -> watch::Receiver<i64> {
+    pub fn head(&self) -> watch::Sender<i64> {
         self.head.clone()
     }
 }
@@ -194,7 +193,7 @@ impl AppenderTask {
         give_up: Instant,
     ) -> Result<Vec<AppendOutcome>, AppendError> {
         loop {
-            match append_to_log(&self.pool, requests).await {
+            match within(STATEMENT_LIMIT, append_to_log(&self.pool, requests)).await {
                 Ok(outcomes) => return Ok(outcomes),
                 Err(error) if !may_pass(&error) => return Err(AppendError::Refused(Arc::new(error))),
                 Err(error) if Instant::now() >= give_up => {

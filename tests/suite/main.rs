@@ -13,6 +13,7 @@
 
 mod audit;
 mod command_line;
+mod connections;
 mod crash;
 mod evaluation;
 mod evolution;

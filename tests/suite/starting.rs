@@ -400,6 +400,27 @@ async fn an_index_from_a_snapshot_decides_as_one_that_has_read_the_whole_log() {
     appending.await.unwrap();
 }
 
+/// Each of a million members may take its time. Tried: all of them in one page.
+#[tokio::test(flavor = "multi_thread")]
+async fn members_are_read_however_long_it_takes_for_all_of_them() {
+    let database = TestDatabase::new().await;
+    let nobody = serde_json::to_value(Member::default()).unwrap();
+    let many = "insert into credentials_v1.creators (organization_id, member_id, state, sequence, has_ended)
+                select gen_random_uuid(), gen_random_uuid(), $1, 0, false from generate_series(1, 8000)";
+    let many = sqlx::query(many).bind(nobody);
+    many.execute(&database.pool).await.unwrap();
+    let slow = "drop view creators;
+                alter table credentials_v1.creators rename to in_time;
+                create view credentials_v1.creators as
+                    select organization_id, member_id, state, sequence, has_ended or pg_sleep(0.0007)::text <> '' as has_ended
+                    from credentials_v1.in_time;";
+    sqlx::raw_sql(slow).execute(&database.pool).await.unwrap();
+    let in_one = "select count(*) from credentials_v1.creators where has_ended is null";
+    sqlx::raw_sql(in_one).execute(&database.pool).await.unwrap_err();
+    let started = tokio::time::timeout(Duration::from_secs(60), Follower::from_snapshot(&database)).await;
+    assert_eq!(started.expect("a snapshot").index.position(), 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_of_another_version_is_not_taken() {
     let database = TestDatabase::new().await;

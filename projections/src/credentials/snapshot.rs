@@ -15,14 +15,15 @@ use super::{CredentialRow, MemberKey};
 use crate::checkpoint::{self, Tables};
 use crate::runner::ReadModel;
 
-/// Rows in one read.
-const PAGE: u32 = 5_000;
+/// Tokens in one read.
+const TOKENS: u32 = 5_000;
+/// Members in one read: one may have much more said of it.
+const CREATORS: u32 = 1_000;
 
 /// A snapshot that is being read. What is done to the read model from now on does not show in it.
 #[derive(Debug)]
 pub struct Snapshot {
     transaction: Transaction<'static, Postgres>,
-    schema: String,
     position: i64,
     hash: Option<Vec<u8>>,
     epoch: Uuid,
@@ -77,12 +78,14 @@ impl Snapshot {
             .await?
             .unwrap_or(0.0);
         let columns = rows::CREDENTIAL_COLUMNS;
-        let cursor =
-            format!("declare credentials_cursor cursor for select {columns} from {schema}.credentials");
-        transaction.execute(cursor.as_str()).await?;
+        let cursors = format!(
+            "declare creators_cursor cursor for
+                 select organization_id, member_id, state::text, sequence, has_ended from {schema}.creators;
+             declare credentials_cursor cursor for select {columns} from {schema}.credentials"
+        );
+        transaction.execute(cursors.as_str()).await?;
         Ok(Self {
             transaction,
-            schema,
             position: live.position,
             hash,
             epoch,
@@ -114,41 +117,18 @@ impl Snapshot {
         self.tokens
     }
 
-    /// Every member. They are few beside the tokens, and needed before them; those that have had the same said of them, as
-    /// most with a built-in policy, are one.
+    /// The next members, as they come; empty after the last. They are needed before the tokens.
     ///
     /// # Errors
     /// [`SnapshotError`]
-    pub async fn creators(&mut self) -> Result<Vec<(MemberKey, SharedCreator)>, SnapshotError> {
-        let schema = &self.schema;
-        let rows: Vec<(Uuid, Uuid, String, i64, bool)> = sqlx::query_as(&format!(
-            "select organization_id, member_id, state::text, sequence, has_ended from {schema}.creators"
+    pub async fn next_creators(&mut self) -> Result<CreatorPage, SnapshotError> {
+        let fetch = format!("fetch {CREATORS} from creators_cursor");
+        Ok(CreatorPage(
+            sqlx::query_as(&fetch)
+                .fetch_all(&mut *self.transaction)
+                .await
+                .map_err(unreadable)?,
         ))
-        .fetch_all(&mut *self.transaction)
-        .await
-        .map_err(unreadable)?;
-        let mut known: HashMap<String, Arc<Member>> = HashMap::new();
-        let mut creators = Vec::with_capacity(rows.len());
-        for (organization_id, member_id, state, sequence, has_ended) in rows {
-            let member = match known.get(&state) {
-                Some(member) => Arc::clone(member),
-                None => {
-                    let member: Arc<Member> = Arc::new(
-                        serde_json::from_str(&state)
-                            .map_err(|error| SnapshotError::Unreadable(error.to_string()))?,
-                    );
-                    known.insert(state, Arc::clone(&member));
-                    member
-                }
-            };
-            let creator = SharedCreator {
-                member,
-                sequence,
-                has_ended,
-            };
-            creators.push(((organization_id.into(), member_id.into()), creator));
-        }
-        Ok(creators)
     }
 
     /// The next tokens, as they come; empty after the last.
@@ -156,14 +136,65 @@ impl Snapshot {
     /// # Errors
     /// [`SnapshotError`]
     pub async fn next(&mut self) -> Result<TokenPage, SnapshotError> {
-        let fetch = format!("fetch {PAGE} from credentials_cursor");
+        let fetch = format!("fetch {TOKENS} from credentials_cursor");
         Ok(TokenPage(
             sqlx::query(&fetch).fetch_all(&mut *self.transaction).await?,
         ))
     }
 }
 
-/// Understands the rows of a snapshot.
+/// Some members, as the database has sent them.
+#[derive(Debug)]
+pub struct CreatorPage(Vec<(Uuid, Uuid, String, i64, bool)>);
+
+impl CreatorPage {
+    /// Was there nothing more?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// Understands the members of a snapshot. Those that have had the same said of them, as most with a built-in policy, are
+/// one.
+#[derive(Debug, Default)]
+pub struct CreatorReader {
+    /// By their text.
+    members: HashMap<String, Arc<Member>>,
+}
+
+impl CreatorReader {
+    /// What a page holds.
+    ///
+    /// # Errors
+    /// [`SnapshotError`]
+    pub fn read(&mut self, page: CreatorPage) -> Result<Vec<(MemberKey, SharedCreator)>, SnapshotError> {
+        page.0
+            .into_iter()
+            .map(|(organization_id, member_id, state, sequence, has_ended)| {
+                let creator = SharedCreator {
+                    member: self.member(state)?,
+                    sequence,
+                    has_ended,
+                };
+                Ok(((organization_id.into(), member_id.into()), creator))
+            })
+            .collect()
+    }
+
+    fn member(&mut self, state: String) -> Result<Arc<Member>, SnapshotError> {
+        if let Some(member) = self.members.get(&state) {
+            return Ok(Arc::clone(member));
+        }
+        let member: Arc<Member> = Arc::new(
+            serde_json::from_str(&state).map_err(|error| SnapshotError::Unreadable(error.to_string()))?,
+        );
+        self.members.insert(state, Arc::clone(&member));
+        Ok(member)
+    }
+}
+
+/// Understands the tokens of a snapshot.
 #[derive(Debug, Default)]
 pub struct TokenReader {
     /// By their text: a million tokens have few different ones.

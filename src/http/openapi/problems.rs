@@ -6,14 +6,20 @@ use std::collections::BTreeMap;
 use axum::http::HeaderName;
 use axum::http::header::{CACHE_CONTROL, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::response::IntoResponse;
+use chrono::DateTime;
 use domain::access_token::AccessTokenRefusal;
+use domain::secret::{Secret, SecretKind};
 use serde_json::{Value, json};
 use utoipa::IntoResponses;
-use utoipa::openapi::schema::{AnyOfBuilder, ArrayBuilder, ObjectBuilder, Schema, Type};
+use utoipa::openapi::schema::{
+    AnyOfBuilder, ArrayBuilder, KnownFormat, ObjectBuilder, Schema, SchemaFormat, Type,
+};
 use utoipa::openapi::{ContentBuilder, Header, HeaderBuilder, Ref, RefOr, Response, ResponseBuilder};
+use uuid::Uuid;
 
 use super::super::failed_attempts::TooManyFailures;
 use super::super::problem::Problem;
+use crate::commands::issuing::Issued;
 
 /// Defines types for `responses(…)`: each stands for a list of problems.
 macro_rules! problems {
@@ -80,6 +86,7 @@ problems! {
         Problem::Refused(AccessTokenRefusal::TokenIsExpired),
         Problem::IdempotencyKeyReused,
         already_done(),
+        after_issuing(),
     ]);
     Update => revoking([
         invalid([
@@ -124,6 +131,20 @@ fn already_done() -> Problem {
     Problem::AlreadyDone {
         position: 0,
         token: None,
+    }
+}
+
+/// With a secret that is nobody's.
+fn after_issuing() -> Problem {
+    let issued = Issued {
+        token_id: Uuid::nil().into(),
+        secret: Secret::generate(SecretKind::Personal, [0; 32]),
+        at: DateTime::UNIX_EPOCH,
+    };
+    Problem::AfterIssuing {
+        position: 0,
+        issued: Box::new(issued),
+        problem: Box::new(Problem::Unconfirmed { position: 0 }),
     }
 }
 
@@ -175,7 +196,7 @@ impl IntoResponses for OfDecisions {
         };
         let too_large = AnyOfBuilder::new()
             .item(message())
-            .item(envelope(&["PayloadTooLarge"]))
+            .item(envelope(&["PayloadTooLarge"], Vec::new()))
             .build();
         BTreeMap::from([
             (
@@ -232,7 +253,7 @@ impl IntoResponses for Introspection {
         };
         let too_large = AnyOfBuilder::new()
             .item(error("invalid_request"))
-            .item(envelope(&["PayloadTooLarge"]));
+            .item(envelope(&["PayloadTooLarge"], Vec::new()));
         let answers = [
             (
                 "400",
@@ -302,7 +323,7 @@ fn answers(problems: Vec<Problem>) -> BTreeMap<String, RefOr<Response>> {
 fn by_status(problems: Vec<Problem>) -> BTreeMap<String, Response> {
     let mut answers: BTreeMap<String, Answer> = BTreeMap::new();
     for problem in problems {
-        let (codes, meaning) = (problem.codes(), meaning(&problem));
+        let (codes, meaning, shown) = (problem.codes(), meaning(&problem), shown(&problem));
         let response = problem.into_response();
         let answer = answers.entry(response.status().as_u16().to_string()).or_default();
         for code in codes {
@@ -313,6 +334,7 @@ fn by_status(problems: Vec<Problem>) -> BTreeMap<String, Response> {
         if !answer.meanings.contains(&meaning) {
             answer.meanings.push(meaning);
         }
+        answer.shown.extend(shown);
         for (header, name) in HEADERS {
             if let Some(value) = response
                 .headers()
@@ -334,6 +356,8 @@ fn by_status(problems: Vec<Problem>) -> BTreeMap<String, Response> {
 struct Answer {
     codes: Vec<&'static str>,
     meanings: Vec<&'static str>,
+    /// What `data` may be, beside null.
+    shown: Vec<RefOr<Schema>>,
     headers: BTreeMap<&'static str, String>,
 }
 
@@ -347,7 +371,7 @@ const HEADERS: [(HeaderName, &str); 3] = [
 impl From<Answer> for Response {
     fn from(answer: Answer) -> Self {
         let content = ContentBuilder::new()
-            .schema(Some(envelope(&answer.codes)))
+            .schema(Some(envelope(&answer.codes, answer.shown)))
             .example(answer.codes.first().map(|code| failed_with(code)))
             .build();
         let listed = |code: &&str| format!("`{code}`");
@@ -389,8 +413,28 @@ fn seconds() -> Header {
         .build()
 }
 
+/// What there is to show beside the codes.
+fn shown(problem: &Problem) -> Option<RefOr<Schema>> {
+    match problem {
+        Problem::AlreadyDone { .. } => Some(Ref::from_schema_name("Token").into()),
+        Problem::AfterIssuing { .. } => {
+            let text = |format| {
+                let text = ObjectBuilder::new().schema_type(Type::String);
+                text.format(format)
+            };
+            let secret = ObjectBuilder::new()
+                .property("id", text(Some(SchemaFormat::KnownFormat(KnownFormat::Uuid))))
+                .required("id")
+                .property("token", text(None))
+                .required("token");
+            Some(Schema::from(secret).into())
+        }
+        _ => None,
+    }
+}
+
 /// FeatBit's envelope around some of these codes: around exactly one of them, if none names a field.
-fn envelope(codes: &[&'static str]) -> Schema {
+fn envelope(codes: &[&'static str], shown: Vec<RefOr<Schema>>) -> Schema {
     let code = ObjectBuilder::new()
         .schema_type(Type::String)
         .enum_values(Some(codes.iter().copied()));
@@ -403,13 +447,11 @@ fn envelope(codes: &[&'static str]) -> Schema {
         .schema_type(Type::Boolean)
         .enum_values(Some([false]));
     let nothing = ObjectBuilder::new().schema_type(Type::Null);
-    let data = if codes.contains(&"AlreadyDone") {
-        let token_or_nothing = AnyOfBuilder::new()
-            .item(Ref::from_schema_name("Token"))
-            .item(nothing);
-        Schema::from(token_or_nothing)
-    } else {
+    let data = if shown.is_empty() {
         nothing.into()
+    } else {
+        let any = shown.into_iter().fold(AnyOfBuilder::new(), AnyOfBuilder::item);
+        Schema::from(any.item(nothing))
     };
     ObjectBuilder::new()
         .property("success", success)
@@ -480,6 +522,9 @@ fn meaning(problem: &Problem) -> &'static str {
         Problem::Unconfirmed { .. } => {
             "It was done, and stands at `X-Log-Position`, but a node that may still decide could not be waited for in five \
              seconds: ask again to wait for it."
+        }
+        Problem::AfterIssuing { .. } => {
+            "`data` with an `id` and a `token`: the token was rotated, and this is its new secret, which is shown now or never."
         }
         Problem::Internal => "Anything else.",
     }

@@ -15,7 +15,7 @@ use sqlx::{Connection, Executor, PgConnection};
 use uuid::Uuid;
 
 use super::*;
-use crate::support::{Answer, Options, cloud_event};
+use crate::support::{Answer, Options, Proxy, cloud_event};
 
 const MAX_STALENESS: Duration = Duration::from_millis(400);
 
@@ -357,6 +357,93 @@ async fn a_running_node_forgets_what_the_log_has_lost() {
         app.ask(&kept, "ToggleFlag", FLAG).await["context"]["reason"],
         "allowed"
     );
+}
+
+/// What the old log had beyond the end of this one was heard of, appended and called for. Tried: `Said::forget` doing
+/// nothing: this node lists nothing until the log is as long as before, and the other one says what it knows when its lease
+/// is due, not when it is called.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_behind_which_stands_a_shorter_log_is_woken_by_what_is_said_of_that_one() {
+    let app = TestApp::start().await;
+    let (kept, secret) = app.developer().personal_token("kept").await;
+    let other = Node::start(&app, &[("MAX_STALENESS_MS", "8000")]).await;
+    let put = async |action: &str| {
+        let path = format!("/access-tokens/{kept}/{action}");
+        let answer = app.developer().put(&path, json!({})).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        answer
+    };
+    app.catch_up().await;
+    let mut holder = PgConnection::connect(&app.database.url).await.unwrap();
+    holder
+        .execute("begin; lock table read_models in share mode")
+        .await
+        .unwrap();
+    for _ in 0..20 {
+        put("deactivate").await;
+        put("activate").await;
+    }
+    let shortened = "alter table events disable trigger user;
+        delete from events where position > (select max(position) from events) - 40;
+        alter table events enable trigger user;";
+    app.database.pool.execute(shortened).await.unwrap();
+    // Nor go on with what they have read of it.
+    let cancelled = "select pg_cancel_backend(pid) from pg_stat_activity
+        where datname = current_database() and wait_event_type = 'Lock'";
+    app.database.pool.execute(cancelled).await.unwrap();
+    holder.execute("commit").await.unwrap();
+    eventually("both nodes have noticed", async || {
+        let noticed = (other.is_ready().await, app.app.index.fence().is_open());
+        let here = app.ask(&secret, "ToggleFlag", FLAG).await["context"]["position"].as_i64();
+        let head: i64 = sqlx::query_scalar("select max(position) from events")
+            .fetch_one(&app.database.pool)
+            .await
+            .unwrap();
+        (noticed == (true, true) && here == Some(head) && other.position().await == head).then_some(())
+    })
+    .await;
+    let listed = app.owner().get("/access-tokens").await;
+    assert_eq!(listed.status, 200, "{}", listed.text);
+    for _ in 0..5 {
+        let answer = put("deactivate").await;
+        assert_eq!(answer.header("x-confirmed-nodes"), "2");
+        let took: u64 = answer.header("x-confirmed-in-ms").parse().unwrap();
+        assert!(took < 1000, "{took} ms");
+        put("activate").await;
+        // Its lease was just renewed; the next renewal that nobody calls for is two seconds away.
+        eventually("the token is active", async || {
+            (other.ask(&secret).await == "allowed").then_some(())
+        })
+        .await;
+    }
+}
+
+/// As when the address of a failed database is taken over: who was connected hears nothing any more, not even that. Tried:
+/// no `within` around the steps of the read models: they stand still.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_have_fallen_silent_are_given_up_and_replaced() {
+    let app = TestApp::start().await;
+    let (id, secret) = app.developer().personal_token("ci").await;
+    let proxy = Proxy::before(&app.database.url).await;
+    let other = Node::start(&app, &[("DATABASE_URL", &proxy.url)]).await;
+    for round in 0..3 {
+        proxy.lose();
+        let renamed = format!("round {round}");
+        let path = format!("/access-tokens/{id}");
+        let answer = app.developer().put(&path, json!({ "name": renamed })).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        let position: i64 = answer.header("x-log-position").parse().unwrap();
+        eventually("the node decides by what there is", async || {
+            (other.ask(&secret).await == "allowed" && other.position().await >= position).then_some(())
+        })
+        .await;
+        eventually("and lists it", async || {
+            let at = app.developer().at(other.port, reqwest::Method::GET, &path);
+            let shown = Answer::of(at.header("x-at-least-position", position)).await;
+            (shown.status == 200 && shown.body["data"]["name"] == renamed).then_some(())
+        })
+        .await;
+    }
 }
 
 /// What was confirmed on a database that then is lost is lost with it, unless a standby had it too.

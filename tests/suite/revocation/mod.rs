@@ -16,6 +16,7 @@ const FLAG: &str = "project/web:env/prod:flag/dark-mode";
 /// A node that is a process of its own, on the database of the tests' node.
 struct Node {
     process: Process,
+    port: u16,
     url: String,
     client: Client,
 }
@@ -27,6 +28,7 @@ impl Node {
         let settings = settings.iter().map(|(name, value)| (*name, (*value).to_owned()));
         let node = Self {
             process: Process::start(&app.database, port, settings),
+            port,
             url: format!("http://127.0.0.1:{port}"),
             client: Client::builder()
                 .timeout(Duration::from_secs(20))
@@ -46,8 +48,19 @@ impl Node {
         answer.is_ok_and(|answer| answer.status() == 200)
     }
 
+    /// How far this node has come.
+    async fn position(&self) -> i64 {
+        let body = self.answer("nobody's").await;
+        body["context"]["position"].as_i64().unwrap()
+    }
+
     /// Why this node answers as it does.
     async fn ask(&self, secret: &str) -> String {
+        let body = self.answer(secret).await;
+        body["context"]["reason"].as_str().unwrap().to_owned()
+    }
+
+    async fn answer(&self, secret: &str) -> Value {
         let answer = self
             .client
             .post(format!("{}/access/v1/evaluation", self.url))
@@ -55,8 +68,7 @@ impl Node {
             .send()
             .await
             .unwrap();
-        let body: Value = answer.json().await.unwrap();
-        body["context"]["reason"].as_str().unwrap().to_owned()
+        answer.json().await.unwrap()
     }
 }
 

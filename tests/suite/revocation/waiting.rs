@@ -1,6 +1,9 @@
 //! Whoever takes something away waits until no node decides without knowing it.
 
+use std::time::Instant;
+
 use reqwest::Method;
+use sqlx::{Connection, Executor, PgConnection};
 
 use super::*;
 use crate::support::{Answer, INTAKE_KEY, cloud_event};
@@ -173,6 +176,113 @@ async fn a_node_that_can_not_be_waited_for_is_reported_and_what_was_done_stands(
     assert_eq!((answer.status, nodes(&answer)), (200, "2"), "{}", answer.text);
     assert_eq!(answer.header("x-log-position"), position.to_string());
     assert_eq!(node.ask(&secret).await, "token_inactive");
+}
+
+/// Its lease carries it for longer than anybody waits, so that nobody sees the end of it alone. Tried: `since` of a lease
+/// that is seen again as of now: refused for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_node_is_waited_for_from_when_the_first_one_saw_it_stand_still() {
+    let app = TestApp::start().await;
+    let (id, _) = app.developer().personal_token("ci").await;
+    let node = Node::start(&app, &[("MAX_STALENESS_MS", "6000")]).await;
+    node.process.pause();
+    let since = Instant::now();
+    let answer = deactivate(&app, &id, "").await;
+    assert_eq!(answer.status, 503, "{}", answer.text);
+    let waited = since.elapsed();
+    assert!(waited < Duration::from_millis(6300), "five seconds: {waited:?}");
+    let answer = deactivate(&app, &id, "").await;
+    assert_eq!((answer.status, nodes(&answer)), (200, "1"), "{}", answer.text);
+    assert!(
+        since.elapsed() >= Duration::from_millis(6300),
+        "not before its lease has run out"
+    );
+    assert_eq!(leases(&app).await, 1, "the lost one's is deleted");
+}
+
+/// What waits for this node's own index, and for all nodes, waits for both at once. Tried: `settled` awaited before `confirm`.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_waits_longer_than_five_seconds() {
+    let app = TestApp::start().await;
+    let (id, _) = app.developer().personal_token("ci").await;
+    let other = Node::start(&app, &[("MAX_STALENESS_MS", "60000")]).await;
+    other.process.pause();
+    let mut holder = PgConnection::connect(&app.database.url).await.unwrap();
+    holder
+        .execute("begin; lock table leases in share row exclusive mode")
+        .await
+        .unwrap();
+    // A step of this node's that gets no further, for two seconds from now: it can renew nothing and read nothing.
+    eventually("the node has just begun to wait", async || {
+        let waiting = "select count(*) from pg_stat_activity
+            where wait_event_type = 'Lock' and query like 'insert into leases%' and clock_timestamp() - query_start < '100 ms'";
+        let waiting: i64 = sqlx::query_scalar(waiting)
+            .fetch_one(&app.database.pool)
+            .await
+            .unwrap();
+        (waiting > 0).then_some(())
+    })
+    .await;
+    let since = Instant::now();
+    let answer = deactivate(&app, &id, "").await;
+    assert_eq!(answer.status, 503, "{}", answer.text);
+    let waited = since.elapsed();
+    assert!(waited < Duration::from_millis(6300), "{waited:?}");
+}
+
+/// Nobody can show it again. Tried: the error of `confirm` answered as it is, and the one of `load`.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_secret_reaches_who_asked_for_it_whatever_goes_wrong_after_the_rotation() {
+    let app = TestApp::start().await;
+    let owner = app.developer();
+    let (id, old) = owner.personal_token("ci").await;
+    let node = Node::start(&app, &[("MAX_STALENESS_MS", "60000")]).await;
+    let rotate = async |query: &str| {
+        let path = format!("/access-tokens/{id}/rotate{query}");
+        let request = owner.request(Method::POST, &path).json(&json!({}));
+        Answer::of(request.header("idempotency-key", format!("once{query}"))).await
+    };
+    let reason = async |secret: &str| {
+        let answer = app.ask(secret, "ToggleFlag", FLAG).await;
+        answer["context"]["reason"].as_str().unwrap().to_owned()
+    };
+    let secret_of = |answer: &Answer| {
+        assert_eq!(
+            (answer.status, answer.code()),
+            (503, "ServiceUnavailable"),
+            "{}",
+            answer.text
+        );
+        assert_eq!(answer.header("retry-after"), "1");
+        assert!(answer.header("cache-control").contains("no-store"));
+        assert_eq!(answer.body["data"]["id"], id.as_str());
+        answer.body["data"]["token"].as_str().unwrap().to_owned()
+    };
+    node.process.pause();
+    let answer = rotate("").await;
+    let new = secret_of(&answer);
+    assert_eq!(
+        (reason(&old).await.as_str(), reason(&new).await.as_str()),
+        ("unknown_token", "allowed")
+    );
+    node.process.resume();
+    let again = rotate("").await;
+    assert_eq!(
+        (again.status, again.code()),
+        (409, "AlreadyDone"),
+        "{}",
+        again.text
+    );
+    assert_eq!(again.header("x-log-position"), answer.header("x-log-position"));
+    assert_eq!(node.ask(&old).await, "unknown_token", "the retry has waited");
+
+    let lost = "alter view access_tokens rename to out_of_sight";
+    app.database.pool.execute(lost).await.unwrap();
+    let newest = secret_of(&rotate("?wait=none").await);
+    assert_eq!(
+        (reason(&new).await.as_str(), reason(&newest).await.as_str()),
+        ("unknown_token", "allowed")
+    );
 }
 
 /// A first attempt may have been answered to nobody. Tried: `Gives` as the effect of a command that finds nothing to do.

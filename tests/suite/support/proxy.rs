@@ -24,6 +24,7 @@ pub enum Network {
 pub struct Proxy {
     /// The database's URL through it.
     pub url: String,
+    lost: watch::Sender<()>,
     network: watch::Sender<Network>,
     task: tokio::task::JoinHandle<()>,
 }
@@ -36,14 +37,26 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("{user}@{}/{path}", listener.local_addr().expect("an address"));
         let (network, state) = watch::channel(Network::Open);
+        let lost = watch::Sender::new(());
+        let to_lose = lost.clone();
         let task = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 if *state.borrow() != Network::Cut {
-                    tokio::spawn(connect(client, server, state.clone()));
+                    tokio::spawn(connect(client, server, state.clone(), to_lose.subscribe()));
                 }
             }
         });
-        Self { url, network, task }
+        Self {
+            url,
+            lost,
+            network,
+            task,
+        }
+    }
+
+    /// Nothing comes through any more on the connections that are there, and nobody is told; new ones work.
+    pub fn lose(&self) {
+        self.lost.send_replace(());
     }
 
     pub fn set(&self, network: Network) {
@@ -58,25 +71,35 @@ impl Drop for Proxy {
     }
 }
 
-async fn connect(client: TcpStream, server: SocketAddr, mut state: watch::Receiver<Network>) {
+async fn connect(
+    client: TcpStream,
+    server: SocketAddr,
+    mut state: watch::Receiver<Network>,
+    mut lost: watch::Receiver<()>,
+) {
     let Ok(server) = TcpStream::connect(server).await else {
         return;
     };
     client.set_nodelay(true).ok();
     server.set_nodelay(true).ok();
-    let (from_client, to_client) = client.into_split();
-    let (from_server, to_server) = server.into_split();
+    let (mut from_client, mut to_client) = client.into_split();
+    let (mut from_server, mut to_server) = server.into_split();
     let (there, back) = (state.clone(), state.clone());
+    let cut = state.wait_for(|network| *network == Network::Cut);
+    let mut cut = std::pin::pin!(cut);
     tokio::select! {
-        () = carry(from_client, to_server, there) => {}
-        () = carry(from_server, to_client, back) => {}
-        _ = state.wait_for(|network| *network == Network::Cut) => {}
+        () = carry(&mut from_client, &mut to_server, there) => return,
+        () = carry(&mut from_server, &mut to_client, back) => return,
+        _ = &mut cut => return,
+        _ = lost.changed() => {}
     }
+    // Open at both ends.
+    cut.await.ok();
 }
 
 async fn carry(
-    mut from: tokio::net::tcp::OwnedReadHalf,
-    mut to: tokio::net::tcp::OwnedWriteHalf,
+    from: &mut tokio::net::tcp::OwnedReadHalf,
+    to: &mut tokio::net::tcp::OwnedWriteHalf,
     mut state: watch::Receiver<Network>,
 ) {
     let mut bytes = vec![0; 64 * 1024];
