@@ -20,7 +20,7 @@ use crate::config::{Config, ConfigError};
 use crate::database::{self, connect_for_log};
 pub use crate::database::{connect, connect_for_operator};
 use crate::follow::{Follower, News};
-use crate::http::{Discovery, FailedAttempts, Parts, Profiles, Progress, Service, Turns, Vitals, router};
+use crate::http::{Discovery, FailedAttempts, Parts, Profiles, Progress, Service, Turns, Vitals, serve};
 use crate::intake::{Intake, IntakeState, Meters, StartIntakeError, Watched};
 use crate::log::Appender;
 use crate::metrics::Metrics;
@@ -197,13 +197,7 @@ impl App {
                 intake: intake.clone(),
             },
         });
-        tasks.spawn_edge("http", |stop| async {
-            let service = router(service).into_make_service_with_connect_info::<SocketAddr>();
-            let serve = axum::serve(listener, service).with_graceful_shutdown(stop.cancelled_owned());
-            if let Err(error) = serve.await {
-                tracing::error!(error = %Report(&error), "the HTTP server has ended");
-            }
-        });
+        tasks.spawn_edge("http", |stop| serve(listener, service, stop));
         // Last to stop: it takes what the others still hand in.
         tasks.spawn("appender", |stop| appender_task.run(stop));
         tracing::info!(%address, "listening");

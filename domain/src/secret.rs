@@ -96,9 +96,9 @@ impl Secret {
         &self.0
     }
 
-    /// SHA-256 of the whole text. No salt and no slow function: there is nothing to guess in 214 random bits.
+    /// SHA-256 of the whole text.
     pub fn digest(&self) -> SecretDigest {
-        SecretDigest(Sha256::digest(self.0.as_bytes()).into())
+        SecretDigest::of_secret(&self.0)
     }
 
     /// What people may see of it: the first 10 characters and 19 `*`, as FeatBit's list masks it.
@@ -127,6 +127,24 @@ pub struct SecretDigest([u8; 32]);
 pub struct MalformedDigest;
 
 impl SecretDigest {
+    /// The digest of a secret as a caller presents it, without `Bearer ` and without surrounding space. Nothing is kept of the
+    /// text.
+    ///
+    /// # Errors
+    /// As [`Secret::parse`].
+    pub fn of(text: &str) -> Result<Self, MalformedSecret> {
+        if is_our_form(text) || is_older_form(text) {
+            Ok(Self::of_secret(text))
+        } else {
+            Err(MalformedSecret)
+        }
+    }
+
+    /// No salt and no slow function: there is nothing to guess in 214 random bits.
+    fn of_secret(text: &str) -> Self {
+        Self(Sha256::digest(text.as_bytes()).into())
+    }
+
     /// The digest whose 32 bytes these are.
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)

@@ -11,7 +11,7 @@ use domain::access_token::TokenType;
 use domain::authorization::{Answer, Question, Reason, decide_for_member, decide_for_token};
 use domain::ids::{MemberId, OrganizationId, TokenId};
 use domain::member::Member;
-use domain::secret::{Secret, SecretDigest};
+use domain::secret::SecretDigest;
 use projections::log::RecordedEvent;
 use tokio::sync::watch;
 
@@ -21,8 +21,8 @@ use super::contents::{Contents, OrganizationEntry, TokenEntry};
 /// Who a question is about.
 #[derive(Debug)]
 pub enum Subject {
-    /// Whoever presents this secret.
-    Secret(Secret),
+    /// Whoever presents the secret of this digest.
+    Secret(SecretDigest),
     /// A token by its id.
     Token(TokenId),
     /// A member by its id.
@@ -113,10 +113,9 @@ impl Index {
             answer(position, found, token.map(|(_, bearer)| bearer))
         };
         match subject {
-            Subject::Secret(secret) => {
-                let digest = secret.digest();
+            Subject::Secret(digest) => {
                 let by_digest = contents.by_digest.pin();
-                decide_for_entry(by_digest.get(&digest), Some(&digest), question, vouch)
+                decide_for_entry(by_digest.get(digest), Some(digest), question, vouch)
             }
             Subject::Token(token_id) => {
                 let by_id = contents.by_id.pin();

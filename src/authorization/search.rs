@@ -41,10 +41,9 @@ impl Index {
     pub fn see(&self, subject: &Subject) -> Option<Seen> {
         let contents = self.contents();
         match subject {
-            Subject::Secret(secret) => {
-                let digest = secret.digest();
+            Subject::Secret(digest) => {
                 let by_digest = contents.by_digest.pin();
-                by_digest.get(&digest).map(|entry| Seen::of(entry, Some(digest)))
+                by_digest.get(digest).map(|entry| Seen::of(entry, Some(*digest)))
             }
             Subject::Token(token_id) => {
                 let by_id = contents.by_id.pin();

@@ -150,11 +150,11 @@ fn a_decision_allocates_nothing() {
         created(here, 2, TokenType::Service),
     ]);
     let subjects = [
-        (Subject::Secret(secret(1)), Reason::Allowed),
-        (Subject::Secret(secret(2)), Reason::Allowed),
+        (Subject::Secret(secret(1).digest()), Reason::Allowed),
+        (Subject::Secret(secret(2).digest()), Reason::Allowed),
         (Subject::Token(token_id(2)), Reason::Allowed),
         (Subject::Member(here, ada()), Reason::Allowed),
-        (Subject::Secret(secret(3)), Reason::UnknownToken),
+        (Subject::Secret(secret(3).digest()), Reason::UnknownToken),
         (
             Subject::Member(organization(11), ada()),
             Reason::CreatorNotAMember,
@@ -242,7 +242,10 @@ fn a_rotated_secret_is_found_and_the_one_before_is_forgotten() {
         rotated(here, 1, 2),
         rotated(here, 1, 3),
     ]);
-    assert_eq!(why(&index, &Subject::Secret(secret(3))), Reason::Allowed);
-    assert_eq!(why(&index, &Subject::Secret(secret(1))), Reason::UnknownToken);
+    assert_eq!(why(&index, &Subject::Secret(secret(3).digest())), Reason::Allowed);
+    assert_eq!(
+        why(&index, &Subject::Secret(secret(1).digest())),
+        Reason::UnknownToken
+    );
     assert_eq!(index.secrets(), 1);
 }

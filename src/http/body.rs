@@ -3,12 +3,13 @@
 
 use std::time::Duration;
 
-use axum::body::{Body, Bytes, HttpBody};
+use axum::body::{Bytes, HttpBody};
 use axum::extract::{FromRequest, OptionalFromRequest, Request};
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt;
 use http_body_util::BodyExt;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
@@ -31,24 +32,32 @@ pub(super) enum UnreadableBody {
 }
 
 /// The whole body.
-pub(super) async fn read(body: Body) -> Result<Bytes, UnreadableBody> {
-    tokio::time::timeout(PATIENCE, read_bounded(body))
-        .await
-        .unwrap_or(Err(UnreadableBody::Broken))
-}
-
-async fn read_bounded(mut body: Body) -> Result<Bytes, UnreadableBody> {
-    // Most bodies come in one piece, and need no copy.
-    let first = match body.frame().await {
-        Some(frame) => frame
+pub(super) async fn read<B: HttpBody<Data = Bytes> + Unpin>(mut body: B) -> Result<Bytes, UnreadableBody> {
+    if body.is_end_stream() {
+        return Ok(Bytes::new());
+    }
+    // Most bodies are there with the head, in one piece: they need no clock and no copy.
+    let first = match body.frame().now_or_never() {
+        Some(Some(frame)) => frame
             .map_err(|_| UnreadableBody::Broken)?
             .into_data()
             .unwrap_or_default(),
-        None => return Ok(Bytes::new()),
+        Some(None) => return Ok(Bytes::new()),
+        None => Bytes::new(),
     };
     if body.is_end_stream() && first.len() <= MAX_BODY {
         return Ok(first);
     }
+    tokio::time::timeout(PATIENCE, read_bounded(first, body))
+        .await
+        .unwrap_or(Err(UnreadableBody::Broken))
+}
+
+/// The rest of a body that began like this.
+async fn read_bounded<B: HttpBody<Data = Bytes> + Unpin>(
+    first: Bytes,
+    mut body: B,
+) -> Result<Bytes, UnreadableBody> {
     let mut seen: usize = first.len();
     let mut kept = match seen <= MAX_BODY {
         true => Vec::from(first),

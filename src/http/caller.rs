@@ -8,12 +8,13 @@ use axum::http::{HeaderMap, HeaderName};
 use domain::authorization::{Question, Reason};
 use domain::ids::{MemberId, OrganizationId};
 use domain::member::Member;
-use domain::secret::Secret;
+use domain::secret::SecretDigest;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode};
 use serde::Deserialize;
 use uuid::Uuid;
 
+use super::client_address::peer;
 use super::problem::Problem;
 use super::{POSITION_PATIENCE, Service, at_least_position};
 use crate::authorization::Subject;
@@ -106,7 +107,7 @@ impl FromRequestParts<Service> for KnownCaller {
     async fn from_request_parts(parts: &mut Parts, service: &Service) -> Result<Self, Problem> {
         let member_id = authenticate(&parts.headers, service).map_err(|disbelief| match disbelief {
             Disbelief::Wrong => service
-                .count_failure(&parts.extensions, &parts.headers)
+                .count_failure(peer(&parts.extensions), &parts.headers)
                 .map_or_else(Problem::TooManyRequests, |()| Problem::Unauthorized),
             Disbelief::Expired => Problem::Unauthorized,
             Disbelief::Known(problem) => problem,
@@ -142,14 +143,14 @@ impl FromRequestParts<Service> for KnownCaller {
 
 fn authenticate(headers: &HeaderMap, service: &Service) -> Result<MemberId, Disbelief> {
     match Presented::in_headers(headers) {
-        Some(Presented::Secret(secret)) => Err(refuse_token(service, secret)),
+        Some(Presented::Secret(digest)) => Err(refuse_token(service, digest)),
         Some(Presented::Jwt(jwt)) => service.jwt.member(jwt),
         None => Err(Disbelief::Wrong),
     }
 }
 
 /// An access token can't manage access tokens: known, it is forbidden; unknown or removed, it is nobody.
-fn refuse_token(service: &Service, secret: Secret) -> Disbelief {
+fn refuse_token(service: &Service, digest: SecretDigest) -> Disbelief {
     let question = Question {
         action: "",
         resource: "",
@@ -157,7 +158,7 @@ fn refuse_token(service: &Service, secret: Secret) -> Disbelief {
         address: None,
         now: service.clock.now(),
     };
-    let subject = Subject::Secret(secret);
+    let subject = Subject::Secret(digest);
     service
         .index
         .decide(&subject, &question, 0, |_, answer| match answer.reason {
@@ -169,8 +170,8 @@ fn refuse_token(service: &Service, secret: Secret) -> Disbelief {
 
 /// What somebody presents itself by.
 pub(super) enum Presented<'h> {
-    /// A token's, raw or as `Bearer`.
-    Secret(Secret),
+    /// The secret of this digest, raw or as `Bearer`.
+    Secret(SecretDigest),
     /// What may be a JWT: any other `Bearer`.
     Jwt(&'h str),
 }
@@ -183,8 +184,8 @@ impl<'h> Presented<'h> {
             .split_once(' ')
             .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
         let credential = bearer.map_or(presented, |(_, credential)| credential.trim());
-        if let Ok(secret) = Secret::parse(credential) {
-            return Some(Self::Secret(secret));
+        if let Ok(digest) = SecretDigest::of(credential) {
+            return Some(Self::Secret(digest));
         }
         bearer.map(|_| Self::Jwt(credential))
     }

@@ -8,12 +8,16 @@ use axum::http::{Extensions, HeaderMap, HeaderName};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// The client's address, with so many trusted proxies between it and this node.
-pub(super) fn client_address(extensions: &Extensions, headers: &HeaderMap, trusted_proxy_hops: u8) -> IpAddr {
-    // The composition root serves with the peer's address; without it every client would be the same one.
-    let peer = extensions
+/// Who is at the other end of the connection a request came by.
+pub(super) fn peer(extensions: &Extensions) -> IpAddr {
+    // `serving` says it; without it every client would be the same one.
+    extensions
         .get::<ConnectInfo<SocketAddr>>()
-        .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |ConnectInfo(peer)| peer.ip());
+        .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |ConnectInfo(peer)| peer.ip())
+}
+
+/// The client's address, with so many trusted proxies between it and this node.
+pub(super) fn client_address(peer: IpAddr, headers: &HeaderMap, trusted_proxy_hops: u8) -> IpAddr {
     usize::from(trusted_proxy_hops)
         .checked_sub(1)
         .and_then(|from_the_right| forwarded_for(headers, from_the_right))
@@ -48,13 +52,11 @@ mod tests {
     const PEER: &str = "192.0.2.1";
 
     fn address(lines: &[&[u8]], trusted_proxy_hops: u8) -> String {
-        let mut extensions = Extensions::new();
-        extensions.insert(ConnectInfo(SocketAddr::new(PEER.parse().unwrap(), 4711)));
         let mut headers = HeaderMap::new();
         for line in lines {
             headers.append(FORWARDED_FOR, HeaderValue::from_bytes(line).unwrap());
         }
-        client_address(&extensions, &headers, trusted_proxy_hops).to_string()
+        client_address(PEER.parse().unwrap(), &headers, trusted_proxy_hops).to_string()
     }
 
     #[test]

@@ -4,8 +4,9 @@
 use std::borrow::Cow;
 
 use axum::Json;
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{Request, StatusCode};
 use axum::response::{IntoResponse, Response};
 use domain::authorization::{Answer, Question, Reason};
 use domain::policy::StatementId;
@@ -18,6 +19,9 @@ use super::openapi::{DECISIONS, problems, questions};
 use super::past::{PATIENCE, SayBody, recall};
 use super::question::{Asked, QuestionBody, Semantic};
 use super::{Service, reach};
+
+/// Where a single question is asked.
+pub(super) const PATH: &str = "/access/v1/evaluation";
 
 #[derive(Serialize, ToSchema)]
 #[schema(as = Decision, example = json!({
@@ -100,13 +104,25 @@ struct ErrorBody {
         problems::OfDecisions,
     ),
 )]
-pub(super) async fn evaluate(State(service): State<Service>, body: QuestionBody) -> Response {
+pub(super) async fn evaluate(State(service): State<Service>, request: Request<Body>) -> Response {
+    answer(&service, request).await
+}
+
+/// The decision that the request asks for.
+pub(super) async fn answer<B: HttpBody<Data = Bytes> + Unpin>(
+    service: &Service,
+    request: Request<B>,
+) -> Response {
+    let body = match QuestionBody::of(request).await {
+        Ok(body) => body,
+        Err(refusal) => return refusal,
+    };
     let question = match body.question() {
         Ok(question) => question,
         Err(wrong) => return invalid(&wrong),
     };
     match question.asked(body.at_least) {
-        Ok(asked) => decide_one(&service, &asked).await,
+        Ok(asked) => decide_one(service, &asked).await,
         Err(wrong) => invalid(&wrong),
     }
 }

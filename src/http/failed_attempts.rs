@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use axum::http::{Extensions, HeaderMap};
+use axum::http::HeaderMap;
 
 use super::Service;
 use super::client_address::client_address;
@@ -32,12 +32,8 @@ pub(super) struct TooManyFailures {
 impl Service {
     /// Counts a failed authentication by the client of this request. To be called where, and only where, the answer would
     /// be 401.
-    pub(super) fn count_failure(
-        &self,
-        extensions: &Extensions,
-        headers: &HeaderMap,
-    ) -> Result<(), TooManyFailures> {
-        let address = client_address(extensions, headers, self.trusted_proxy_hops);
+    pub(super) fn count_failure(&self, peer: IpAddr, headers: &HeaderMap) -> Result<(), TooManyFailures> {
+        let address = client_address(peer, headers, self.trusted_proxy_hops);
         self.failed_attempts.count(address)
     }
 }

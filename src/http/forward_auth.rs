@@ -5,23 +5,25 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use axum::body::{Body, HttpBody};
-use axum::extract::{Request, State};
+use axum::body::{Body, Bytes, HttpBody};
+use axum::extract::State;
 use axum::http::header::CACHE_CONTROL;
-use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Request};
 use axum::response::{IntoResponse, Response};
 use domain::authorization::{Question, Reason};
-use domain::secret::Secret;
+use domain::secret::SecretDigest;
 use uuid::Uuid;
 
 use super::body::read;
 use super::caller::{Presented, single};
-use super::client_address::client_address;
+use super::client_address::{client_address, peer};
 use super::openapi::{DECISIONS, parameters, problems};
 use super::problem::Problem;
 use super::{Service, at_least_position, reach};
 use crate::authorization::{Bearer, Subject};
+
+/// Where it is asked, and at any path below.
+pub(super) const PATH: &str = "/forward-auth";
 
 const ACTION: HeaderName = HeaderName::from_static("x-featbit-action");
 const RESOURCE: HeaderName = HeaderName::from_static("x-featbit-resource");
@@ -55,9 +57,18 @@ const BODY_PATIENCE: Duration = Duration::from_millis(100);
         problems::ForwardAuth,
     ),
 )]
-pub(super) async fn ask(State(service): State<Service>, request: Request) -> Response {
+pub(super) async fn ask(State(service): State<Service>, request: Request<Body>) -> Response {
+    answer(&service, peer(request.extensions()), request).await
+}
+
+/// Whether the request that a gateway at this address has in hand may pass.
+pub(super) async fn answer<B: HttpBody<Data = Bytes> + Unpin>(
+    service: &Service,
+    peer: IpAddr,
+    request: Request<B>,
+) -> Response {
     let (parts, body) = request.into_parts();
-    let mut response = answer(&service, &parts)
+    let mut response = judge(service, peer, &parts.headers)
         .await
         .unwrap_or_else(IntoResponse::into_response);
     take_in(body).await;
@@ -69,17 +80,17 @@ pub(super) async fn ask(State(service): State<Service>, request: Request) -> Res
     response
 }
 
-async fn answer(service: &Service, parts: &Parts) -> Result<Response, Problem> {
-    let secret = match Presented::in_headers(&parts.headers) {
-        Some(Presented::Secret(secret)) => secret,
+async fn judge(service: &Service, peer: IpAddr, headers: &HeaderMap) -> Result<Response, Problem> {
+    let digest = match Presented::in_headers(headers) {
+        Some(Presented::Secret(digest)) => digest,
         Some(Presented::Jwt(jwt)) if service.passes_jwts && service.jwt.believes(jwt) => {
             return Ok(no_token());
         }
         Some(Presented::Jwt(_)) | None => return Err(Problem::Unauthorized),
     };
-    let asked = Asked::in_headers(&parts.headers);
-    let address = client_address(&parts.extensions, &parts.headers, service.trusted_proxy_hops);
-    let (reason, bearer) = decide(service, secret, asked, address).await;
+    let asked = Asked::in_headers(headers);
+    let address = client_address(peer, headers, service.trusted_proxy_hops);
+    let (reason, bearer) = decide(service, digest, asked, address).await;
     match (reason, asked, bearer) {
         (Reason::Allowed, Some(_), Some(bearer)) => allowed(&bearer),
         (Reason::UnknownToken | Reason::TokenRemoved, ..) => Err(Problem::Unauthorized),
@@ -91,7 +102,7 @@ async fn answer(service: &Service, parts: &Parts) -> Result<Response, Problem> {
 /// What is asked; where that is not clear, only whether the token is one.
 async fn decide(
     service: &Service,
-    secret: Secret,
+    digest: SecretDigest,
     asked: Option<Asked<'_>>,
     address: IpAddr,
 ) -> (Reason, Option<Bearer>) {
@@ -105,7 +116,7 @@ async fn decide(
         now: service.clock.now(),
     };
     service.index.decide_for_bearer(
-        &Subject::Secret(secret),
+        &Subject::Secret(digest),
         &question,
         asked.at_least,
         |_, answer, bearer| (answer.reason, bearer),
@@ -156,7 +167,7 @@ impl<'h> Asked<'h> {
 }
 
 /// Takes in what comes of a body at once.
-async fn take_in(body: Body) {
+async fn take_in<B: HttpBody<Data = Bytes> + Unpin>(body: B) {
     if !body.is_end_stream() {
         let _ = tokio::time::timeout(BODY_PATIENCE, read(body)).await;
     }

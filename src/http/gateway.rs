@@ -1,11 +1,12 @@
 //! What stands in front of every decision: is it one of our gateways that asks, and is its request of a bearable size? Its
 //! name for the request goes back with the answer, whatever that is.
 
+use std::net::IpAddr;
+
 use axum::Json;
-use axum::extract::Request;
+use axum::body::{Bytes, HttpBody};
 use axum::http::header::RETRY_AFTER;
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
-use axum::middleware::Next;
+use axum::http::{HeaderMap, HeaderValue, Request, StatusCode};
 use axum::response::{IntoResponse, Response};
 use subtle::ConstantTimeEq;
 
@@ -14,16 +15,22 @@ use super::failed_attempts::TooManyFailures;
 use super::problem::Problem;
 use super::{REQUEST_ID, Service, introspection, too_large};
 
-/// Lets through who has one of the gateway keys, or everybody where none is set. Whoever has none is told so in the form that
-/// is spoken there.
-pub(super) async fn admit(form: Form, service: Service, request: Request, next: Next) -> Response {
+/// Has `answer` answer whoever has one of the gateway keys, or everybody where none is set. Whoever has none is told so in
+/// the form that is spoken there.
+pub(super) async fn admit<B: HttpBody<Data = Bytes> + Unpin>(
+    form: Form,
+    service: &Service,
+    peer: IpAddr,
+    request: Request<B>,
+    answer: impl AsyncFnOnce(Request<B>) -> Response,
+) -> Response {
     let request_id = request.headers().get(&REQUEST_ID).cloned();
     let mut response = if too_large(&request) {
         Problem::TooLarge.into_response()
-    } else if has_key(&service, request.headers()) {
-        next.run(request).await
+    } else if has_key(service, request.headers()) {
+        answer(request).await
     } else {
-        form.turn_away(&service, request).await
+        form.turn_away(service, peer, request).await
     };
     if let Some(request_id) = request_id {
         response.headers_mut().insert(REQUEST_ID, request_id);
@@ -57,11 +64,16 @@ fn has_key(service: &Service, headers: &HeaderMap) -> bool {
 }
 
 impl Form {
-    async fn turn_away(self, service: &Service, request: Request) -> Response {
+    async fn turn_away<B: HttpBody<Data = Bytes> + Unpin>(
+        self,
+        service: &Service,
+        peer: IpAddr,
+        request: Request<B>,
+    ) -> Response {
         let (parts, body) = request.into_parts();
         // Or else its sender, still sending, may never see the answer.
         let _ = read(body).await;
-        match service.count_failure(&parts.extensions, &parts.headers) {
+        match service.count_failure(peer, &parts.headers) {
             Ok(()) => self.unauthorized(),
             Err(too_many) => self.too_many(too_many),
         }

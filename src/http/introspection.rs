@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use domain::authorization::{Question, Reason};
-use domain::secret::Secret;
+use domain::secret::SecretDigest;
 use serde::Serialize;
 use serde_json::json;
 use utoipa::ToSchema;
@@ -84,7 +84,7 @@ pub(super) async fn introspect(State(service): State<Service>, request: Request)
 
 /// The token, where it can be used at all.
 async fn live(service: &Service, (asked, at_least): (Asked, i64)) -> Option<Bearer> {
-    let subject = Subject::Secret(Secret::parse(&asked.token).ok()?);
+    let subject = Subject::Secret(SecretDigest::of(&asked.token).ok()?);
     reach(service, at_least).await;
     let question = Question {
         action: "",

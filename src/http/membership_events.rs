@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 
 use super::Service;
 use super::body::read;
+use super::client_address::peer;
 use super::confirming::{Wait, confirmed};
 use super::envelope::done;
 use super::openapi::schemas::Success;
@@ -132,7 +133,7 @@ impl FromRequestParts<Service> for IntakeKey {
             return Ok(Self);
         }
         Err(service
-            .count_failure(&parts.extensions, &parts.headers)
+            .count_failure(peer(&parts.extensions), &parts.headers)
             .map_or_else(Problem::TooManyRequests, |()| Problem::Unauthorized))
     }
 }

@@ -31,6 +31,7 @@ mod profiles;
 mod query;
 mod question;
 mod search;
+mod serving;
 mod token_body;
 mod token_fields;
 mod words;
@@ -40,8 +41,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Request};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
@@ -55,6 +57,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 pub use caller::JwtVerifier;
+use client_address::peer;
 pub use discovery::Discovery;
 pub use failed_attempts::FailedAttempts;
 use gateway::Form;
@@ -63,6 +66,7 @@ pub use openapi::document;
 pub use past::Turns;
 use problem::Problem;
 pub use profiles::Profiles;
+pub use serving::serve;
 
 use crate::audit::Signed;
 use crate::authorization::{Index, Revocations};
@@ -206,7 +210,7 @@ fn introspection() -> OpenApiRouter<Service> {
 }
 
 /// The service over HTTP.
-pub fn router(service: Service) -> Router {
+fn router(service: Service) -> Router {
     let enveloped = Router::from(enveloped())
         .fallback(|| async { Problem::NotFound })
         .method_not_allowed_fallback(wrong_method)
@@ -228,7 +232,13 @@ pub fn router(service: Service) -> Router {
 
 /// For gateways alone, who are told in this form that they are none.
 fn to_gateways(form: Form, routes: Router<Service>, service: &Service) -> Router<Service> {
-    let admit = move |State(service), request, next| gateway::admit(form, service, request, next);
+    let admit = move |State(service): State<Service>, request: Request<Body>, next: Next| async move {
+        let peer = peer(request.extensions());
+        gateway::admit(form, &service, peer, request, async |request| {
+            next.run(request).await
+        })
+        .await
+    };
     routes
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn_with_state(service.clone(), admit))
@@ -248,14 +258,14 @@ fn cors(service: &Service) -> CorsLayer {
         .expose_headers(Any)
 }
 
-async fn bound_time(request: Request, next: Next) -> Response {
+async fn bound_time(request: Request<Body>, next: Next) -> Response {
     let answered = async { Ok::<_, sqlx::Error>(next.run(request).await) };
     within(LIMIT, answered)
         .await
         .unwrap_or_else(|error| Problem::from(error).into_response())
 }
 
-async fn bound_headers(request: Request, next: Next) -> Response {
+async fn bound_headers(request: Request<Body>, next: Next) -> Response {
     match too_large(&request) {
         true => Problem::TooLarge.into_response(),
         false => next.run(request).await,
@@ -263,7 +273,7 @@ async fn bound_headers(request: Request, next: Next) -> Response {
 }
 
 /// Are its headers and its path together?
-fn too_large(request: &Request) -> bool {
+fn too_large<B>(request: &Request<B>) -> bool {
     let path = request
         .uri()
         .path_and_query()

@@ -223,9 +223,9 @@ enum Who<'s> {
 impl<'s> Who<'s> {
     /// The token of a secret is the one that has it now.
     fn of(service: &Service, subject: &'s Subject) -> Result<Self, NotRecalled> {
-        let secret = match subject {
+        let digest = match subject {
             Subject::Token(token_id) => return Ok(Self::Token(*token_id, None)),
-            Subject::Secret(secret) => secret,
+            Subject::Secret(digest) => *digest,
             Subject::Member(..) | Subject::NoMember | Subject::Unknown => return Ok(Self::Other(subject)),
         };
         let question = Question {
@@ -236,7 +236,7 @@ impl<'s> Who<'s> {
             now: service.clock.now(),
         };
         let find = |_, answer: Answer<'_>, bearer: Option<Bearer>| match bearer {
-            Some(bearer) => Ok(Self::Token(bearer.token_id, Some(secret.digest()))),
+            Some(bearer) => Ok(Self::Token(bearer.token_id, Some(digest))),
             None if answer.reason == Reason::StaleReplica => Err(NotRecalled::Stale),
             None => Ok(Self::Other(&Subject::Unknown)),
         };

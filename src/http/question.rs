@@ -4,13 +4,13 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 
-use axum::body::Bytes;
-use axum::extract::{FromRequest, Request};
-use axum::http::StatusCode;
+use axum::body::{Body, Bytes, HttpBody};
+use axum::extract::FromRequest;
+use axum::http::{Request, StatusCode};
 use axum::response::Response;
 use chrono::DateTime;
 use domain::ids::{OrganizationId, TokenId};
-use domain::secret::Secret;
+use domain::secret::SecretDigest;
 use serde::Deserialize;
 use serde::de::MapAccess;
 use sha2::{Digest, Sha256};
@@ -44,7 +44,14 @@ pub(super) struct QuestionBody {
 impl FromRequest<Service> for QuestionBody {
     type Rejection = Response;
 
-    async fn from_request(request: Request, _: &Service) -> Result<Self, Response> {
+    async fn from_request(request: Request<Body>, _: &Service) -> Result<Self, Response> {
+        Self::of(request).await
+    }
+}
+
+impl QuestionBody {
+    /// What the request asks; a response where that can't be read.
+    pub(super) async fn of<B: HttpBody<Data = Bytes> + Unpin>(request: Request<B>) -> Result<Self, Response> {
         let (parts, body) = request.into_parts();
         let bytes = read(body).await.map_err(|error| match error {
             UnreadableBody::TooLarge => refuse(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large"),
@@ -473,7 +480,7 @@ impl SubjectBody<'_> {
         match kind.as_ref() {
             "access_token" => Ok(match id.parse::<TokenId>() {
                 Ok(token_id) => Subject::Token(token_id),
-                Err(_) => Secret::parse(id).map_or(Subject::Unknown, Subject::Secret),
+                Err(_) => SecretDigest::of(id).map_or(Subject::Unknown, Subject::Secret),
             }),
             "member" => {
                 let properties = self.properties.required("subject.properties", OBJECT)?;

@@ -306,10 +306,7 @@ impl World {
             .tokens
             .iter()
             .map(|(_, _, token_id)| Subject::Token(*token_id));
-        let secrets = self
-            .secrets
-            .iter()
-            .map(|secret| Subject::Secret(Secret::parse(secret.reveal()).unwrap()));
+        let secrets = self.secrets.iter().map(|secret| Subject::Secret(secret.digest()));
         let members = self
             .organizations
             .iter()

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use domain::authorization::Question;
-use domain::secret::Secret;
+use domain::secret::SecretDigest;
 use featbit_tokens::app;
 use featbit_tokens::authorization::{Fence, Index, Read, StepError, Subject, Tailer};
 use featbit_tokens::clock::{BootClock, Clock};
@@ -123,7 +123,7 @@ impl ByHand {
             address: None,
             now: chrono::Utc::now(),
         };
-        let subject = Subject::Secret(Secret::parse(secret).unwrap());
+        let subject = Subject::Secret(SecretDigest::of(secret).unwrap());
         self.index.decide(&subject, &question, 0, |_, answer| {
             serde_json::to_value(answer.reason)
                 .unwrap()
