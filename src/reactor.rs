@@ -26,8 +26,8 @@ const NAME: &str = "reactor";
 const BATCH: i64 = 1000;
 /// The longest time between two looks, and so the latest that an expiry is written down.
 const POLL: Duration = Duration::from_millis(500);
-/// Between two steps while there is something to do: nobody waits for what is done here.
-const PACE: Duration = Duration::from_millis(20);
+/// Between two steps while there is something to do: nobody waits for what is done here, and each step costs the disk a write.
+const PACE: Duration = Duration::from_millis(100);
 /// A step that takes longer has failed; what it has done stands, and the next one finds less to do.
 const STEP_LIMIT: Duration = Duration::from_secs(300);
 /// After a failed step.

@@ -4,4 +4,5 @@
 pub mod draw;
 pub mod life;
 pub mod lives;
+pub mod membership;
 pub mod organization;

@@ -9,6 +9,7 @@ mod over_http;
 mod parked;
 mod releasing;
 mod removals;
+mod soak;
 mod somebody;
 mod watched;
 

@@ -6,8 +6,9 @@ use std::time::{Duration, SystemTime};
 use jsonwebtoken::{EncodingKey, Header, encode};
 use serde_json::{Value, json};
 
+use bench::membership::Story;
+
 use crate::print;
-use crate::story::Story;
 
 /// How long the JWTs live.
 const LIFE: Duration = Duration::from_secs(600);

@@ -7,8 +7,9 @@ use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
+use bench::membership::{Said, Story};
+
 use crate::print;
-use crate::story::{Said, Story};
 
 /// How long everything may take to be with the broker.
 const PATIENCE: Duration = Duration::from_secs(120);

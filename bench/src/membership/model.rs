@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::story::{ACTIONS, Allow, Fact, RESOURCES, Said, Story};
+use super::story::{ACTIONS, Allow, Fact, RESOURCES, Said, Story};
 
 /// Every question that is asked of a member.
-pub(crate) fn questions() -> impl Iterator<Item = (&'static str, &'static str)> {
+pub(super) fn questions() -> impl Iterator<Item = (&'static str, &'static str)> {
     ACTIONS
         .iter()
         .flat_map(|action| RESOURCES.iter().map(move |resource| (*action, *resource)))
@@ -14,15 +14,15 @@ pub(crate) fn questions() -> impl Iterator<Item = (&'static str, &'static str)> 
 
 /// Everything that was said of one member, each thing once.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Heard {
+pub(super) struct Heard {
     /// By its number: the version, or the place among those without.
     facts: BTreeMap<u64, Fact>,
     /// Something that can't be read.
-    pub(crate) is_blocked: bool,
+    pub(super) is_blocked: bool,
 }
 
 /// What was said of each member, by its number.
-pub(crate) fn heard(story: &Story, said: &[Said]) -> Vec<Heard> {
+pub(super) fn heard(story: &Story, said: &[Said]) -> Vec<Heard> {
     let mut members = vec![Heard::default(); story.members];
     for one in said {
         match *one {
@@ -44,12 +44,12 @@ pub(crate) fn heard(story: &Story, said: &[Said]) -> Vec<Heard> {
 
 impl Heard {
     /// How many different things were said before it was blocked.
-    pub(crate) fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         self.facts.len()
     }
 
     /// Does it belong? Only the last of what was said of its coming and going counts.
-    pub(crate) fn is_member(&self) -> bool {
+    pub(super) fn is_member(&self) -> bool {
         let mut coming_and_going = self
             .facts
             .values()
@@ -59,7 +59,7 @@ impl Heard {
 
     /// May it? Something since the last full state must allow it that no later grant replaced, and that no later revocation
     /// took away.
-    pub(crate) fn allows(&self, action: &str, resource: &str) -> bool {
+    pub(super) fn allows(&self, action: &str, resource: &str) -> bool {
         let full = |fact: &Fact| matches!(fact, Fact::Added(_) | Fact::Replaced(_) | Fact::Removed);
         let since = self.facts.iter().rfind(|(_, fact)| full(fact)).map(|(at, _)| *at);
         let Some(since) = since else { return false };

@@ -11,27 +11,38 @@ use sqlx::PgPool;
 use sqlx::types::Json;
 use uuid::Uuid;
 
-use crate::model::{Heard, heard, questions};
-use crate::print;
-use crate::story::{Said, Story};
+use super::model::{Heard, heard, questions};
+use super::story::{Said, Story};
 
-#[derive(clap::Args)]
-pub(crate) struct Check {
+/// A story and those who have taken it.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Check {
+    /// What was sent.
     #[command(flatten)]
-    story: Story,
+    pub story: Story,
     /// The database
     #[arg(long, env = "DATABASE_URL")]
-    database_url: String,
+    pub database_url: String,
     /// Nodes that are asked about tokens
     #[arg(long)]
-    url: Vec<String>,
+    pub url: Vec<String>,
     /// Secrets of personal tokens, one a line: the member's number in the story, the secret
     #[arg(long)]
-    tokens: Option<std::path::PathBuf>,
+    pub tokens: Option<std::path::PathBuf>,
 }
 
-/// Differences that are shown of each kind.
-const MAX_SHOWN: usize = 10;
+/// What came of it.
+#[derive(Clone, Debug)]
+pub struct Checked {
+    /// Messages of the story.
+    pub messages: usize,
+    /// Members of the story.
+    pub members: usize,
+    /// Questions that were asked about tokens.
+    pub asked: usize,
+    /// Where the service and the model differ; none: nowhere.
+    pub differences: Vec<String>,
+}
 
 #[derive(Default)]
 struct Differences(Vec<String>);
@@ -45,7 +56,11 @@ impl Differences {
 }
 
 impl Check {
-    pub(crate) async fn run(self) -> Result<(), Box<dyn Error>> {
+    /// Of everything that a story tells, once it has been taken and the read models have caught up.
+    ///
+    /// # Errors
+    /// Where the database or a node does not answer.
+    pub async fn run(&self) -> Result<Checked, Box<dyn Error>> {
         let pool = PgPool::connect(&self.database_url).await?;
         let mut said = self.story.beginning();
         said.extend(self.story.rest());
@@ -54,19 +69,12 @@ impl Check {
         self.members(&pool, &heard, &mut differences).await?;
         self.log(&pool, &said, &heard, &mut differences).await?;
         let asked = self.tokens(&heard, &mut differences).await?;
-        for difference in differences.0.iter().take(MAX_SHOWN) {
-            print(difference)?;
-        }
-        let count = differences.0.len();
-        print(&format!(
-            "{} messages, {} members, {asked} questions about tokens: {count} differences",
-            said.len(),
-            heard.len()
-        ))?;
-        if count > 0 {
-            return Err("the service and the model differ".into());
-        }
-        Ok(())
+        Ok(Checked {
+            messages: said.len(),
+            members: heard.len(),
+            asked,
+            differences: differences.0,
+        })
     }
 
     /// Whoever is blocked is so; of the others every question is answered alike.

@@ -1,33 +1,33 @@
 //! What a topic says of some members, drawn from a seed: events with versions in any order and without in theirs, repeats,
 //! and garbage. The same seed tells the same, so that whoever checks needs nothing from whoever has sent.
 
-use bench::draw::Draw;
+use crate::draw::Draw;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 /// How much is said, and of whom.
 #[derive(clap::Args, Clone, Debug)]
-pub(crate) struct Story {
+pub struct Story {
     /// Draws everything
     #[arg(long, default_value_t = 1)]
-    pub(crate) seed: u64,
+    pub seed: u64,
     /// Members, in organizations of a hundred; every other one's events have versions
     #[arg(long, default_value_t = 5_000)]
-    pub(crate) members: usize,
+    pub members: usize,
     /// Events, beside the first one of each member
     #[arg(long, default_value_t = 100_000)]
-    pub(crate) events: u64,
+    pub events: u64,
     /// Repeats among them, a thousand
     #[arg(long, default_value_t = 50)]
-    pub(crate) repeats: usize,
+    pub repeats: usize,
     /// Garbage among them, a hundred thousand
     #[arg(long, default_value_t = 100)]
-    pub(crate) garbage: usize,
+    pub garbage: usize,
 }
 
 /// One message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Said {
+pub enum Said {
     /// The nth thing said of a member, from 0.
     Event {
         /// Of whom.
@@ -44,7 +44,7 @@ pub(crate) enum Said {
 
 /// What an event says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Fact {
+pub(super) enum Fact {
     /// Joined with this.
     Added(Vec<Allow>),
     /// Was given this.
@@ -59,14 +59,19 @@ pub(crate) enum Fact {
 
 /// Allows one action, or all, on one resource, or all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Allow {
-    pub(crate) id: &'static str,
-    pub(crate) action: &'static str,
-    pub(crate) resource: &'static str,
+pub(super) struct Allow {
+    /// Of the statement.
+    pub(super) id: &'static str,
+    /// One, or `*`.
+    pub(super) action: &'static str,
+    /// One, or `*`.
+    pub(super) resource: &'static str,
 }
 
-pub(crate) const ACTIONS: [&str; 3] = ["ToggleFlag", "UpdateFlagName", "DeleteFlag"];
-pub(crate) const RESOURCES: [&str; 3] = [
+/// The actions that are spoken of.
+pub(super) const ACTIONS: [&str; 3] = ["ToggleFlag", "UpdateFlagName", "DeleteFlag"];
+/// The resources that are spoken of.
+pub(super) const RESOURCES: [&str; 3] = [
     "project/a:env/prod:flag/f",
     "project/a:env/dev:flag/f",
     "project/b:env/prod:flag/g",
@@ -74,7 +79,7 @@ pub(crate) const RESOURCES: [&str; 3] = [
 const IDS: [&str; 4] = ["s1", "s2", "s3", "s4"];
 
 /// What the first event of each member gives: to make tokens, and everything else.
-pub(crate) const EVERYTHING: Allow = Allow {
+pub(super) const EVERYTHING: Allow = Allow {
     id: "s1",
     action: "*",
     resource: "*",
@@ -82,14 +87,16 @@ pub(crate) const EVERYTHING: Allow = Allow {
 
 impl Story {
     /// The first event of every member.
-    pub(crate) fn beginning(&self) -> Vec<Said> {
+    #[must_use]
+    pub fn beginning(&self) -> Vec<Said> {
         (0..self.members)
             .map(|member| Said::Event { member, nth: 0 })
             .collect()
     }
 
     /// Everything after that, in the order in which it is sent.
-    pub(crate) fn rest(&self) -> Vec<Said> {
+    #[must_use]
+    pub fn rest(&self) -> Vec<Said> {
         let mut draw = Draw::new(self.seed, 0);
         let mut counts = vec![0_u64; self.members];
         let mut said: Vec<Said> = Vec::new();
@@ -113,15 +120,21 @@ impl Story {
         said
     }
 
-    pub(crate) fn has_versions(member: usize) -> bool {
+    /// Whether a member's events have versions: every other one's have.
+    #[must_use]
+    pub(super) fn has_versions(member: usize) -> bool {
         member.is_multiple_of(2)
     }
 
-    pub(crate) fn organization(&self, member: usize) -> Uuid {
+    /// Whose member.
+    #[must_use]
+    pub fn organization(&self, member: usize) -> Uuid {
         self.id("organization", member.div_euclid(100), 0)
     }
 
-    pub(crate) fn member(&self, member: usize) -> Uuid {
+    /// A member's id.
+    #[must_use]
+    pub fn member(&self, member: usize) -> Uuid {
         self.id("member", member, 0)
     }
 
@@ -133,7 +146,7 @@ impl Story {
     }
 
     /// What the nth event of a member says.
-    pub(crate) fn fact(&self, member: usize, nth: u64) -> Fact {
+    pub(super) fn fact(&self, member: usize, nth: u64) -> Fact {
         if nth == 0 {
             return Fact::Added(vec![EVERYTHING]);
         }
@@ -170,7 +183,8 @@ impl Story {
     }
 
     /// Key and value of a message.
-    pub(crate) fn message(&self, said: Said) -> (Option<String>, String) {
+    #[must_use]
+    pub fn message(&self, said: Said) -> (Option<String>, String) {
         let key = |member| format!("{}:{}", self.organization(member), self.member(member));
         match said {
             Said::Garbage { member } => (member.map(key), "{\"garbage\": tru".to_owned()),
