@@ -1,10 +1,11 @@
 //! Configuration of a node, read once from the environment. A bad or missing value is named, and nothing starts.
 
-mod audit;
+pub(crate) mod audit;
 mod jwt;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use axum::http::{HeaderValue, Uri};
@@ -101,6 +102,11 @@ impl Environment {
             .get(name)
             .map(|value| value.trim())
             .filter(|value| !value.is_empty())
+    }
+
+    /// A path.
+    pub(crate) fn path(&self, name: &str) -> Option<PathBuf> {
+        self.get(name).map(PathBuf::from)
     }
 
     /// As it stands there: in a key, white space counts.

@@ -88,6 +88,9 @@ pub enum Fault {
     /// It, or the one before it, is not the one that was written.
     #[error("position {0}: the event's hash is not that of the event and the hash before it")]
     Changed(i64),
+    /// It holds something that no append writes.
+    #[error("position {0}: the event holds what can't be read, and so not what was written")]
+    Unreadable(i64),
     /// It stands under another organization than its own.
     #[error("position {0}: the event is filed under another organization than the one it names")]
     Misfiled(i64),

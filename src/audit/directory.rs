@@ -99,10 +99,13 @@ impl Checkpoints {
         self.0.is_empty()
     }
 
-    /// The last position that was signed; 0 where none was.
+    /// How many of them are of positions from one to another, and the last of these; none where none is.
     #[must_use]
-    pub fn last_position(&self) -> i64 {
-        self.0.last_key_value().map_or(0, |(position, _)| *position)
+    pub fn between(&self, from: i64, to: i64) -> Option<(usize, i64)> {
+        let positions = from..=to.max(from);
+        let last = self.0.range(positions.clone()).next_back()?;
+        let signed = self.0.range(positions).map(|(_, signed)| signed.len()).sum();
+        Some((signed, *last.0))
     }
 
     /// Holds the chain, as far as it was just followed, against what was signed there.

@@ -53,6 +53,9 @@ pub enum LineError {
         /// What the parser says.
         source: serde_json::Error,
     },
+    /// It is no text.
+    #[error("position {0}: the line is not one of an export: it is not in UTF-8")]
+    NoText(i64),
     /// The actor is not the one that the hash covers.
     #[error("position {0}: the actor is not the one in the metadata")]
     Actor(i64),
@@ -68,12 +71,19 @@ impl<'a> Line<'a> {
     /// Reads a line; `expected` is the position that should come.
     ///
     /// # Errors
-    /// [`LineError::Malformed`]
-    pub fn parse(text: &'a str, expected: i64) -> Result<Self, LineError> {
+    /// [`LineError::NoText`], [`LineError::Malformed`]
+    pub fn parse(bytes: &'a [u8], expected: i64) -> Result<Self, LineError> {
+        let text = std::str::from_utf8(bytes).map_err(|_| LineError::NoText(expected))?;
         serde_json::from_str(text).map_err(|source| LineError::Malformed {
             position: expected,
             source,
         })
+    }
+
+    /// Its place in the log.
+    #[must_use]
+    pub fn position(&self) -> i64 {
+        self.position
     }
 
     /// The chain before this line, for a file that begins with it.
@@ -148,6 +158,7 @@ pub async fn export(pool: &PgPool, from: i64, to: i64, output: &mut impl Write) 
     });
     exported.await.map_err(|error| match error {
         ReadError::Database(error) => ExportError::Database(error),
+        ReadError::Unreadable(position) => ExportError::Unfit(position),
         ReadError::Taken(error) => error,
     })
 }

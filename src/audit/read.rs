@@ -10,8 +10,10 @@ use uuid::Uuid;
 
 use super::chain::Link;
 
-/// Positions in one statement: it must get through in the time that a statement may take.
+/// Positions in one statement, at most: it must get through in the time that a statement may take.
 const PAGE: i64 = 2_000;
+/// Bytes of payload and metadata in one statement, but for a single position that has more.
+const MAX_PAGE_BYTES: i64 = 4 * 1024 * 1024;
 
 /// Why the log can't be read.
 #[derive(Debug, Error)]
@@ -19,6 +21,9 @@ pub enum ReadError<E> {
     /// The database.
     #[error("the log is out of reach")]
     Database(#[from] sqlx::Error),
+    /// A value that no append writes: what it is can't be told, and so not what it hashes to.
+    #[error("the event at position {0} can't be read")]
+    Unreadable(i64),
     /// The reader.
     #[error(transparent)]
     Taken(E),
@@ -41,29 +46,40 @@ pub async fn read<E>(
         let to = from.saturating_add(PAGE).min(until);
         let mut rows = sqlx::query(
             "select position, aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata,
-                    recorded_at, hash, organization_id
-             from events where position > $1 and position <= $2 order by position",
+                    case when recorded_at between '0001-01-01' and '9999-12-31' then recorded_at end, hash, organization_id
+             from (
+                 select *, coalesce(sum(pg_column_size(payload) + pg_column_size(metadata)) over (
+                     order by position range between unbounded preceding and 1::bigint preceding), 0) as bytes_before
+                 from events where position > $1 and position <= $2
+             ) page
+             where bytes_before < $3
+             order by position",
         )
         .bind(from)
         .bind(to)
+        .bind(MAX_PAGE_BYTES)
         .fetch(&mut *connection);
+        let mut last = None;
         while let Some(row) = rows.try_next().await? {
-            if take(&link(&row)?, row.try_get(10)?)
-                .map_err(ReadError::Taken)?
-                .is_break()
-            {
+            let position = row.try_get(0)?;
+            let unreadable = |_| ReadError::Unreadable(position);
+            let organization_id = row.try_get(10).map_err(unreadable)?;
+            let link = link(&row, position).map_err(unreadable)?;
+            if take(&link, organization_id).map_err(ReadError::Taken)?.is_break() {
                 return Ok(());
             }
+            last = Some(position);
         }
         drop(rows);
-        from = to;
+        // Where there was none, positions up to there are missing, which whoever takes the next one sees.
+        from = last.unwrap_or(to);
     }
     Ok(())
 }
 
-fn link(row: &PgRow) -> Result<Link<'_>, sqlx::Error> {
+fn link(row: &PgRow, position: i64) -> Result<Link<'_>, sqlx::Error> {
     Ok(Link {
-        position: row.try_get(0)?,
+        position,
         aggregate_type: row.try_get(1)?,
         aggregate_id: row.try_get(2)?,
         sequence: row.try_get(3)?,

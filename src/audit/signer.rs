@@ -58,6 +58,7 @@ impl From<ReadError<Fault>> for SignError {
     fn from(error: ReadError<Fault>) -> Self {
         match error {
             ReadError::Database(error) => Self::Database(error),
+            ReadError::Unreadable(position) => Self::Fault(Fault::Unreadable(position)),
             ReadError::Taken(fault) => Self::Fault(fault),
         }
     }
@@ -67,8 +68,10 @@ impl From<ReadError<Fault>> for SignError {
 pub struct Signer {
     pool: PgPool,
     config: SignerConfig,
-    /// As far as it was followed; none: what is in the directory was not looked at yet.
-    chain: Option<Chain>,
+    /// As far as it was followed.
+    chain: Chain,
+    /// What is in the directory was not looked at yet.
+    is_new: bool,
     signed: watch::Sender<Signed>,
 }
 
@@ -80,26 +83,27 @@ impl Signer {
         Self {
             pool,
             config,
-            chain: None,
+            chain: Chain::default(),
+            is_new: true,
             signed,
         }
     }
 
-    /// Until it is told to stop.
+    /// Until it is told to stop. A fault stays: what was once seen to be broken is neither signed nor shown as whole again,
+    /// until somebody has looked after it and starts the node anew.
     pub async fn run(mut self, stop: CancellationToken) {
         while !stop.is_cancelled() {
             let round = tokio::select! {
                 round = self.round() => round,
                 () = stop.cancelled() => return,
             };
-            if let Err(error) = &round {
-                tracing::error!(error = %Report(error), "no checkpoint of the log was signed");
+            if let Err(error) = round {
+                tracing::error!(error = %Report(&error), "no checkpoint of the log was signed");
+                if let SignError::Fault(fault) = error {
+                    self.signed.send_modify(|signed| signed.fault = Some(fault));
+                    return stop.cancelled().await;
+                }
             }
-            let fault = match round {
-                Err(SignError::Fault(fault)) => Some(fault),
-                Ok(()) | Err(_) => None,
-            };
-            self.signed.send_modify(|signed| signed.fault = fault);
             tokio::select! {
                 () = tokio::time::sleep(self.config.interval) => {}
                 () = stop.cancelled() => {}
@@ -109,29 +113,28 @@ impl Signer {
 
     /// Follows the chain to its end, signs that, and shows what there is.
     async fn round(&mut self) -> Result<(), SignError> {
-        let newest = self.newest().await?;
-        let mut chain = match (self.chain, newest.last()) {
-            (Some(chain), _) => chain,
-            (None, Some(last)) => Chain::after(last.position, last.hash().unwrap_or_default()),
-            (None, None) => Chain::default(),
-        };
+        if self.is_new {
+            let newest = self.newest().await?;
+            if let Some(last) = newest.last() {
+                self.chain = Chain::after(last.position, last.hash().unwrap_or_default());
+            }
+            self.signed.send_modify(|signed| signed.newest = newest);
+            self.is_new = false;
+        }
         let head: i64 = projections::log::head(&mut *self.pool.acquire().await?).await?;
-        self.goes_on_from(&chain).await?;
-        let followed = read(&self.pool, chain.position(), head, |link, organization_id| {
+        self.goes_on_from(&self.chain).await?;
+        // What was followed before an error need not be followed again.
+        let chain = &mut self.chain;
+        read(&self.pool, chain.position(), head, |link, organization_id| {
             chain.follow(link)?;
             link.is_filed_under(organization_id)?;
             Ok(ControlFlow::Continue(()))
-        });
-        followed.await?;
-        self.chain = Some(chain);
-        let is_signed = newest
-            .last()
-            .is_some_and(|last| last.position >= chain.position());
-        if chain.position() > 0 && !is_signed {
-            self.sign(&chain).await?;
+        })
+        .await?;
+        let signed = self.signed.borrow().newest.last().map(|last| last.position);
+        if self.chain.position() > signed.unwrap_or(0) {
+            self.sign().await?;
         }
-        let newest = self.newest().await?;
-        self.signed.send_modify(|signed| signed.newest = newest);
         Ok(())
     }
 
@@ -162,13 +165,20 @@ impl Signer {
         }
     }
 
-    async fn sign(&self, chain: &Chain) -> Result<(), SignError> {
-        let Some((_, time)) = self.event(chain.position()).await? else {
+    async fn sign(&self) -> Result<(), SignError> {
+        let position = self.chain.position();
+        let Some((_, time)) = self.event(position).await? else {
             return Ok(());
         };
-        let checkpoint = self.config.key.sign(chain.position(), chain.hash(), time);
-        let directory = self.config.directory.clone();
-        Ok(tokio::task::spawn_blocking(move || directory::write(&directory, &checkpoint)).await??)
+        let checkpoint = self.config.key.sign(position, self.chain.hash(), time);
+        let (directory, written) = (self.config.directory.clone(), checkpoint.clone());
+        tokio::task::spawn_blocking(move || directory::write(&directory, &written)).await??;
+        self.signed.send_modify(|signed| {
+            signed.newest.push(checkpoint);
+            let old = signed.newest.len().saturating_sub(SHOWN);
+            signed.newest.drain(..old);
+        });
+        Ok(())
     }
 
     async fn event(&self, position: i64) -> Result<Option<(Hash, DateTime<Utc>)>, sqlx::Error> {

@@ -7,8 +7,10 @@ use super::{ConfigError, Environment, invalid};
 use crate::audit::{SignerConfig, SigningKey};
 use crate::report::Report;
 
-const KEY_PATH: &str = "AUDIT_SIGNING_KEY_PATH";
-const DIRECTORY: &str = "AUDIT_CHECKPOINT_DIR";
+/// Where the key is.
+pub(crate) const KEY_PATH: &str = "AUDIT_SIGNING_KEY_PATH";
+/// Where signed checkpoints are.
+pub(crate) const DIRECTORY: &str = "AUDIT_CHECKPOINT_DIR";
 const INTERVAL: &str = "AUDIT_CHECKPOINT_INTERVAL_SECONDS";
 /// Seconds between two checkpoints.
 const DEFAULT_INTERVAL: u64 = 300;

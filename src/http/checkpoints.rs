@@ -23,7 +23,8 @@ struct CheckpointsBody {
     /// The ed25519 key that this node signs with, its 32 bytes in hexadecimal; null: it signs nothing.
     #[schema(required = true)]
     public_key: Option<String>,
-    /// The log is not what was signed, or its chain of hashes is broken: nothing is signed any more. `audit verify` says where.
+    /// The log is not what was signed, or its chain of hashes is broken: this node signs nothing any more, until it is started
+    /// anew. `audit verify` says where.
     is_broken: bool,
     items: Vec<CheckpointBody>,
 }
@@ -65,8 +66,8 @@ impl From<Checkpoint> for CheckpointBody {
 #[utoipa::path(
     get, path = "/audit-logs/checkpoints", tag = AUDIT, operation_id = "listCheckpoints", security(("jwt" = [])),
     summary = "The newest signed checkpoints of the log",
-    description = "Of the whole log, newest first, at most 100: those in the directory that this node writes to. Needs \
-                   `CanManageIAM` on `iam/*`.",
+    description = "Of the whole log, newest first, at most 100: those that were in this node's directory when it started, \
+                   and those that it has signed since. Needs `CanManageIAM` on `iam/*`.",
     params(parameters::OfMember),
     responses(
         (status = 200, description = "The checkpoints.", body = Success<CheckpointsBody>),

@@ -16,6 +16,7 @@ use crate::audit::{
     Chain, Checkpoints, DirectoryError, ExportError, Fault, KeyError, Line, LineError, ReadError,
     VerifyingKeys, export, read,
 };
+use crate::config::audit::{DIRECTORY, KEY_PATH};
 use crate::config::{ConfigError, Environment, database_url};
 
 /// Bytes of a line of an export; the largest event is a fraction of it.
@@ -53,24 +54,17 @@ pub struct VerifyOptions {
     /// An export, in place of the database
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
+    /// Where the export begins by intention; else it must begin with position 1
+    #[arg(long, value_name = "POSITION", requires = "file", value_parser = clap::value_parser!(i64).range(1..))]
+    from: Option<i64>,
     /// Where the export ends by intention; else it must reach the last signed checkpoint
     #[arg(long, value_name = "POSITION", requires = "file")]
     to: Option<i64>,
-    /// Where signed checkpoints are
-    #[arg(
-        long,
-        value_name = "DIR",
-        env = "AUDIT_CHECKPOINT_DIR",
-        hide_env_values = true
-    )]
+    /// Where signed checkpoints are; else where AUDIT_CHECKPOINT_DIR says
+    #[arg(long, value_name = "DIR")]
     checkpoints: Option<PathBuf>,
-    /// Whose signatures are believed: PEM files, the public key or the private one; may be given more than once
-    #[arg(
-        long = "key",
-        value_name = "FILE",
-        env = "AUDIT_SIGNING_KEY_PATH",
-        hide_env_values = true
-    )]
+    /// Whose signatures are believed: PEM files, the public key or the private one, more than once; else AUDIT_SIGNING_KEY_PATH
+    #[arg(long = "key", value_name = "FILE")]
     keys: Vec<PathBuf>,
 }
 
@@ -105,6 +99,16 @@ pub enum AuditError {
         /// Why.
         source: io::Error,
     },
+    /// Its head was cut off, or is not there by intention.
+    #[error("{path} begins with position {first}, not {expected}; if it is meant to, say --from {first}")]
+    Head {
+        /// Which.
+        path: String,
+        /// Its first position.
+        first: i64,
+        /// The one it should have begun with.
+        expected: i64,
+    },
     /// There is nothing in it.
     #[error("{0} holds no events")]
     Empty(String),
@@ -134,42 +138,54 @@ pub async fn audit(environment: &Environment, command: &AuditCommand) -> Result<
             Ok(output.flush().map_err(ExportError::Output)?)
         }
         AuditCommand::Verify(options) => {
-            let checkpoints = checkpoints(options)?;
+            let checkpoints = checkpoints(environment, options)?;
             let (first, chain) = match &options.file {
                 None => {
                     let pool = connect_for_operator(&database_url(environment)?).await?;
                     (1, verify_log(&pool, checkpoints.as_ref()).await?)
                 }
-                Some(path) => verify_file(path, options.to, checkpoints.as_ref())?,
+                Some(path) => verify_file(path, options, checkpoints.as_ref())?,
             };
             say(&format!(
                 "positions {first} to {}: the chain of hashes holds, its last is {}",
                 chain.position(),
                 hex::encode(chain.hash())
             ));
-            match checkpoints {
-                None => say("not held against signed checkpoints: AUDIT_CHECKPOINT_DIR is not set"),
-                Some(checkpoints) => say(&format!(
-                    "held against {} signed checkpoints, the last at position {}",
-                    checkpoints.len(),
-                    checkpoints.last_position()
-                )),
-            }
+            say(&match checkpoints
+                .map(|checkpoints| checkpoints.between(first.saturating_sub(1), chain.position()))
+            {
+                None => "not held against signed checkpoints: AUDIT_CHECKPOINT_DIR is not set".to_owned(),
+                Some(None) => "not held against signed checkpoints: none is of these positions".to_owned(),
+                Some(Some((signed, last))) => {
+                    format!("held against {signed} signed checkpoints, the last at position {last}")
+                }
+            });
             Ok(())
         }
     }
 }
 
 /// What the log is to be held against; none where nothing was signed.
-fn checkpoints(options: &VerifyOptions) -> Result<Option<Checkpoints>, AuditError> {
-    let Some(directory) = &options.checkpoints else {
+fn checkpoints(
+    environment: &Environment,
+    options: &VerifyOptions,
+) -> Result<Option<Checkpoints>, AuditError> {
+    let directory = options
+        .checkpoints
+        .clone()
+        .or_else(|| environment.path(DIRECTORY));
+    let Some(directory) = directory else {
         return Ok(None);
     };
-    if options.keys.is_empty() {
+    let mut keys = options.keys.clone();
+    if keys.is_empty() {
+        keys.extend(environment.path(KEY_PATH));
+    }
+    if keys.is_empty() {
         return Err(AuditError::NoKey);
     }
-    let keys = VerifyingKeys::read(options.keys.iter().map(PathBuf::as_path))?;
-    Ok(Some(Checkpoints::read(directory, &keys)?))
+    let keys = VerifyingKeys::read(keys.iter().map(PathBuf::as_path))?;
+    Ok(Some(Checkpoints::read(&directory, &keys)?))
 }
 
 async fn verify_log(pool: &PgPool, checkpoints: Option<&Checkpoints>) -> Result<Chain, AuditError> {
@@ -203,6 +219,7 @@ async fn verify_log(pool: &PgPool, checkpoints: Option<&Checkpoints>) -> Result<
     });
     followed_to_end.await.map_err(|error| match error {
         ReadError::Database(error) => AuditError::Database(error),
+        ReadError::Unreadable(position) => Fault::Unreadable(position).into(),
         ReadError::Taken(fault) => AuditError::Fault(fault),
     })?;
     progress.finish(chain.position());
@@ -223,7 +240,7 @@ async fn verify_log(pool: &PgPool, checkpoints: Option<&Checkpoints>) -> Result<
 /// The first position in the file, and the chain to its last.
 fn verify_file(
     path: &Path,
-    to: Option<i64>,
+    options: &VerifyOptions,
     checkpoints: Option<&Checkpoints>,
 ) -> Result<(i64, Chain), AuditError> {
     let unreadable = |source| AuditError::File {
@@ -231,24 +248,29 @@ fn verify_file(
         source,
     };
     let mut input = BufReader::new(File::open(path).map_err(unreadable)?);
-    let mut text = String::new();
-    let mut followed: Option<(i64, Chain)> = None;
+    let (begin, to) = (options.from.unwrap_or(1), options.to);
+    let mut text = Vec::new();
+    let mut followed: Option<Chain> = None;
     loop {
         text.clear();
         input
             .by_ref()
             .take(MAX_LINE)
-            .read_line(&mut text)
+            .read_until(b'\n', &mut text)
             .map_err(unreadable)?;
         if text.is_empty() {
             break;
         }
-        let expected = followed.map_or(1, |(_, chain)| chain.position().saturating_add(1));
-        let line = Line::parse(text.strip_suffix('\n').unwrap_or(&text), expected)?;
-        let (first, mut chain) = followed.unwrap_or_else(|| {
-            let before = line.chain_before();
-            (before.position().saturating_add(1), before)
-        });
+        let expected = followed.map_or(begin, |chain| chain.position().saturating_add(1));
+        let line = Line::parse(text.strip_suffix(b"\n").unwrap_or(&text), expected)?;
+        if followed.is_none() && line.position() != begin {
+            return Err(AuditError::Head {
+                path: path.display().to_string(),
+                first: line.position(),
+                expected: begin,
+            });
+        }
+        let mut chain = followed.unwrap_or_else(|| line.chain_before());
         if let Some(checkpoints) = checkpoints {
             checkpoints.hold(&chain)?;
         }
@@ -256,14 +278,14 @@ fn verify_file(
         if let Some(checkpoints) = checkpoints {
             checkpoints.hold(&chain)?;
         }
-        followed = Some((first, chain));
+        followed = Some(chain);
     }
-    let (first, chain) = followed.ok_or_else(|| AuditError::Empty(path.display().to_string()))?;
+    let chain = followed.ok_or_else(|| AuditError::Empty(path.display().to_string()))?;
     if let Some(checkpoints) = checkpoints {
         checkpoints.hold_end(&chain, to.unwrap_or(i64::MAX))?;
     }
     match to {
         Some(to) if to > chain.position() => Err(Fault::Missing(chain.position().saturating_add(1)).into()),
-        _ => Ok((first, chain)),
+        _ => Ok((begin, chain)),
     }
 }

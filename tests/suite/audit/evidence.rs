@@ -74,9 +74,25 @@ async fn an_export_is_the_whole_log_and_can_be_verified_without_the_database() {
     .await;
     assert_eq!(lines(&part.out), all[4..9]);
     let file = folder.write("part.jsonl", &part.out);
-    let verified = audit(&[], &["verify", "--file", &file]).await;
+    let verified = audit(&[], &["verify", "--file", &file, "--from", "5"]).await;
     assert_eq!(verified.status, Some(0), "{}", verified.said);
     assert!(verified.said.contains("positions 5 to 9:"), "{}", verified.said);
+    // Tried: the first line believed, whatever its position.
+    for (arguments, named) in [
+        (&["verify", "--file", &file][..], "begins with position 5, not 1"),
+        (
+            &["verify", "--file", &file, "--from", "4"],
+            "begins with position 5, not 4",
+        ),
+        (
+            &["verify", "--file", &file, "--from", "6"],
+            "begins with position 5, not 6",
+        ),
+    ] {
+        let cut = audit(&[], arguments).await;
+        assert_eq!(cut.status, Some(1), "{}", cut.said);
+        assert!(cut.said.contains(named), "{}", cut.said);
+    }
 
     let past = (head + 1).to_string();
     let none = audit(&[("DATABASE_URL", &database.url)], &["export", "--from", &past]).await;
@@ -85,6 +101,7 @@ async fn an_export_is_the_whole_log_and_can_be_verified_without_the_database() {
         &["export", "--from", "0"][..],
         &["export", "--format", "csv"],
         &["verify", "--to", "3"],
+        &["verify", "--from", "3"],
         &[],
     ] {
         assert_eq!(audit(&[], wrong).await.status, Some(2), "{wrong:?}");
@@ -99,7 +116,7 @@ async fn an_export_is_the_whole_log_and_can_be_verified_without_the_database() {
 }
 
 /// What a superuser may do to the log when the triggers are off, and the position that is named.
-const TAMPERINGS: [(&str, &str); 13] = [
+const TAMPERINGS: [(&str, &str); 14] = [
     (
         "update events set payload = replace(payload::text, 'service 1', 'service I')::json where payload::text like '%service 1%'",
         "the event's hash is not that of the event",
@@ -112,6 +129,7 @@ const TAMPERINGS: [(&str, &str); 13] = [
         "update events set recorded_at = recorded_at + interval '1 microsecond' where position = 7",
         "position 7: the event's hash",
     ),
+    ("update events set recorded_at = 'infinity' where position = 6", "position 6: the event holds what can't be read"),
     ("update events set event_type = 'access_token.x' where position = 8", "position 8: the event's hash"),
     ("update events set event_version = '1.0.1' where position = 8", "position 8: the event's hash"),
     ("update events set aggregate_id = aggregate_id || ' ' where position = 3", "position 3: the event's hash"),
@@ -259,8 +277,16 @@ async fn whatever_is_changed_in_an_export_is_named() {
         assert_eq!(verified.status, Some(1), "{what}: {}", verified.said);
         assert!(verified.said.contains(named), "{what}: {}", verified.said);
     }
-    let file = folder.write("binary", b"\xff\xfe");
-    assert_eq!(audit(&[], &["verify", "--file", &file]).await.status, Some(1));
+    let mut binary = format!("{}\n", all[..4].join("\n")).into_bytes();
+    binary.extend_from_slice(b"\xff\xfe\n");
+    let file = folder.write("binary", binary);
+    let verified = audit(&[], &["verify", "--file", &file]).await;
+    assert_eq!(verified.status, Some(1));
+    assert!(
+        verified.said.contains("position 5: the line"),
+        "{}",
+        verified.said
+    );
     let nowhere = audit(&[], &["verify", "--file", "/nowhere"]).await;
     assert_eq!(nowhere.status, Some(1));
     assert!(
