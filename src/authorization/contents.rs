@@ -52,6 +52,23 @@ pub(super) struct MemberEntry {
     ended: AtomicBool,
 }
 
+/// A member that a row of events changes: its history is copied once for all of them.
+struct Change {
+    entry: Arc<MemberEntry>,
+    member: Member,
+    sequence: i64,
+}
+
+impl Change {
+    fn apply(&mut self, sequence: i64, fact: &MemberEvent) {
+        if matches!(fact, MemberEvent::Added { .. }) {
+            self.entry.ended.store(false, Ordering::Relaxed);
+        }
+        self.member.apply(fact.clone());
+        self.sequence = sequence;
+    }
+}
+
 /// Who and what is in an organization. No decision looks at it.
 #[derive(Debug, Default)]
 pub(super) struct OrganizationEntry {
@@ -81,7 +98,10 @@ impl Contents {
                 Fact::AccessToken(AccessTokenEvent::Created(created)) => self.issue(created),
                 Fact::AccessToken(fact) => self.apply_to_token(event, fact),
                 Fact::Member(fact) => {
-                    changed.insert(fact.subject(), self.apply_to_member(event.sequence, fact));
+                    let change = changed
+                        .entry(fact.subject())
+                        .or_insert_with(|| self.begin_change(fact.subject()));
+                    change.apply(event.sequence, fact);
                 }
                 Fact::Organization(OrganizationEvent::Removed { organization_id }) => {
                     self.remove_organization(*organization_id);
@@ -162,22 +182,22 @@ impl Contents {
         }
     }
 
-    fn apply_to_member(&self, sequence: i64, fact: &MemberEvent) -> Arc<MemberEntry> {
-        let (organization_id, member_id) = fact.subject();
+    fn begin_change(&self, (organization_id, member_id): (OrganizationId, MemberId)) -> Change {
         let entry = self.member_entry(organization_id, member_id);
-        if matches!(fact, MemberEvent::Added { .. }) {
-            entry.ended.store(false, Ordering::Relaxed);
+        let (member, sequence) = &**entry.member.load();
+        Change {
+            member: Member::clone(member),
+            sequence: *sequence,
+            entry,
         }
-        let mut member = Member::clone(&entry.member.load().0);
-        member.apply(fact.clone());
-        entry.member.store(Arc::new((Arc::new(member), sequence)));
-        entry
     }
 
     /// Works out what these members may do now, and forgets that they have changed.
-    fn work_out(&self, changed: &mut BTreeMap<(OrganizationId, MemberId), Arc<MemberEntry>>) {
-        for entry in std::mem::take(changed).into_values() {
-            entry.changed(&mut self.shared());
+    fn work_out(&self, changed: &mut BTreeMap<(OrganizationId, MemberId), Change>) {
+        for change in std::mem::take(changed).into_values() {
+            let member = (Arc::new(change.member), change.sequence);
+            change.entry.member.store(Arc::new(member));
+            change.entry.changed(&mut self.shared());
         }
     }
 

@@ -82,7 +82,7 @@ async fn a_personal_token_may_do_what_its_creator_may_and_its_scope_only_narrows
     }
 }
 
-/// Tried: `changed` called for `Added` alone in `apply_to_member`.
+/// Tried: `changed` called for `Added` alone.
 #[tokio::test(flavor = "multi_thread")]
 async fn permission_taken_from_a_member_is_gone_from_its_personal_tokens_at_once_and_from_no_service_token() {
     let app = TestApp::start().await;

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Tried: `changed` called for `Added` alone in `apply_to_member`.
+/// Tried: `changed` called for `Added` alone.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_removed_creators_personal_tokens_die_at_once_and_stay_dead_until_each_is_activated() {
     let app = TestApp::start().await;
