@@ -6,7 +6,8 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 use sqlx::PgConnection;
 
-use crate::rebuild::{Rebuild, RebuildError, tables};
+use crate::rebuild::{Rebuild, RebuildError};
+use crate::tables::tables;
 
 /// Tries to find a moment at which both stand at one position.
 const TRIES: u32 = 240;
@@ -70,6 +71,7 @@ pub struct Comparison {
 /// [`RebuildError`]
 pub async fn compare(rebuild: &Rebuild, at_most: i64) -> Result<Comparison, RebuildError> {
     for _ in 0..TRIES {
+        rebuild.follow_live().await?;
         if let Some((mut snapshot, live)) = rebuild.level_snapshot().await? {
             let mut comparison = Comparison {
                 position: rebuild.position().await?,

@@ -16,6 +16,7 @@ use sqlx::PgConnection;
 
 pub use snapshot::{CreatorReader, SharedCreator, Snapshot, SnapshotError, TokenPage, TokenReader};
 
+use crate::copy::NewRows;
 use crate::log::{Fact, RecordedEvent};
 use crate::runner::ProjectError;
 
@@ -46,8 +47,8 @@ pub struct CreatorRow {
 type MemberKey = (OrganizationId, MemberId);
 
 /// The rows that a batch of events touches.
-#[derive(Default)]
-struct Batch {
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
     credentials: BTreeMap<TokenId, CredentialRow>,
     creators: BTreeMap<MemberKey, CreatorRow>,
     changed_credentials: BTreeSet<TokenId>,
@@ -91,7 +92,7 @@ impl Batch {
     }
 
     /// As the index takes it.
-    fn apply(&mut self, event: &RecordedEvent) {
+    pub(crate) fn apply(&mut self, event: &RecordedEvent) {
         match &event.fact {
             Fact::AccessToken(AccessTokenEvent::Created(created)) => self.issue(event.position, created),
             Fact::AccessToken(fact) => {
@@ -157,6 +158,14 @@ impl Batch {
                 self.changed_creators.insert(*key);
             }
         }
+    }
+
+    /// All of them, where the tables have none of them.
+    pub(crate) fn all_new(self) -> Result<[NewRows; 2], ProjectError> {
+        Ok([
+            rows::new_credentials(self.credentials.into_values())?,
+            rows::new_creators(self.creators)?,
+        ])
     }
 
     async fn store(&self, connection: &mut PgConnection) -> Result<(), ProjectError> {

@@ -7,12 +7,14 @@ use domain::ids::OrganizationId;
 use domain::member::MemberEvent;
 use domain::organization::OrganizationEvent;
 use domain::upcast;
+use futures_util::TryStreamExt;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sqlx::postgres::PgRow;
 use sqlx::types::Json;
 use sqlx::{PgConnection, Row};
 use thiserror::Error;
+use uuid::Uuid;
 
 /// An event as the log has it.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,6 +46,17 @@ pub enum Fact {
     Organization(OrganizationEvent),
 }
 
+impl Fact {
+    /// In which organization it happened.
+    pub(crate) fn organization_id(&self) -> OrganizationId {
+        match self {
+            Self::AccessToken(fact) => fact.organization_id(),
+            Self::Member(fact) => fact.subject().0,
+            Self::Organization(OrganizationEvent::Removed { organization_id }) => *organization_id,
+        }
+    }
+}
+
 /// Why the log can't be read on.
 #[derive(Debug, Error)]
 pub enum ReadLogError {
@@ -58,6 +71,9 @@ pub enum ReadLogError {
         /// The one that came.
         found: i64,
     },
+    /// The log was tampered with: its hash does not cover what an event is filed under.
+    #[error("the event at position {0} is filed under another organization than the one it names")]
+    Misfiled(i64),
     /// An event this binary can't read: it is older than the log, or the log was tampered with.
     #[error(
         "the event at position {position} can't be read by this version: {event_type} of {aggregate_type}: {cause}"
@@ -76,6 +92,9 @@ pub enum ReadLogError {
 
 /// Bytes of payload and metadata in one page, but for a single event that is larger.
 const MAX_PAGE_BYTES: i64 = 4 * 1024 * 1024;
+
+/// The same of a page by organizations, of which few are in memory at a time.
+const MAX_BYTES_BY_ORGANIZATION: usize = 16 * 1024 * 1024;
 
 /// The kinds of streams, as the log names them.
 #[derive(Clone, Copy)]
@@ -117,6 +136,13 @@ pub struct Page {
     pub is_last: bool,
 }
 
+/// The columns that [`recorded`] reads, in its order. What else a statement selects comes after them.
+pub(crate) const COLUMNS: &str = "position, recorded_at, organization_id, aggregate_type, aggregate_id, sequence, event_type, \
+    event_version, payload, metadata";
+/// The same, without the metadata.
+const COLUMNS_WITHOUT_METADATA: &str = "position, recorded_at, organization_id, aggregate_type, aggregate_id, sequence, \
+    event_type, event_version, payload, null::json";
+
 /// The events after a position, in order: at most `limit`, and no more than a few megabytes, so that large events make
 /// small pages and every page gets through in its time.
 ///
@@ -142,10 +168,10 @@ pub async fn read_after_without(
     unwanted: &[&str],
 ) -> Result<Page, ReadLogError> {
     let rows = sqlx::query(
-        "select position, recorded_at, organization_id, aggregate_type, aggregate_id, sequence, event_type, event_version, hash,
+        "select position, recorded_at, organization_id, aggregate_type, aggregate_id, sequence, event_type, event_version,
+                case when is_wanted then payload end as payload, null::json as metadata, hash,
                 (select hash from events where position = $1) as hash_before,
-                case when is_wanted then payload end as payload, null::json as metadata, is_wanted,
-                position = (select position from events order by position desc limit 1) as is_last
+                is_wanted, position = (select position from events order by position desc limit 1) as is_last
          from (
              select *, event_type <> all($4) as is_wanted, coalesce(sum(pg_column_size(payload) + pg_column_size(metadata)) over (
                  order by position rows between unbounded preceding and 1 preceding), 0) as bytes_before
@@ -163,20 +189,20 @@ pub async fn read_after_without(
     let mut last_position = position;
     let mut events = Vec::with_capacity(rows.len());
     for (expected, row) in (position.saturating_add(1)..).zip(&rows) {
-        let found: i64 = row.try_get("position")?;
+        let found: i64 = row.try_get(0)?;
         if found != expected {
             return Err(ReadLogError::Gap { expected, found });
         }
         last_position = found;
-        if row.try_get("is_wanted")? {
+        if row.try_get(12)? {
             events.push(recorded(row)?);
         } else {
             is_known(row)?;
         }
     }
-    let is_last = rows.last().map_or(Ok(true), |row| row.try_get("is_last"))?;
-    let last_hash = rows.last().map(|row| row.try_get("hash")).transpose()?;
-    let hash_before = rows.first().map_or(Ok(None), |row| row.try_get("hash_before"))?;
+    let is_last = rows.last().map_or(Ok(true), |row| row.try_get(13))?;
+    let last_hash = rows.last().map(|row| row.try_get(10)).transpose()?;
+    let hash_before = rows.first().map_or(Ok(None), |row| row.try_get(11))?;
     Ok(Page {
         events,
         last_position,
@@ -184,34 +210,6 @@ pub async fn read_after_without(
         hash_before,
         is_last,
     })
-}
-
-/// The events of some streams in the order of the log, a page of them; for histories.
-///
-/// # Errors
-/// [`ReadLogError`]
-pub async fn read_streams(
-    connection: &mut PgConnection,
-    streams: &[(&str, String)],
-    skip: i64,
-    limit: i64,
-) -> Result<Vec<RecordedEvent>, ReadLogError> {
-    let (types, ids): (Vec<&str>, Vec<&str>) = streams.iter().map(|(kind, id)| (*kind, id.as_str())).unzip();
-    let rows = sqlx::query(
-        "select position, recorded_at, organization_id, aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata
-         from events
-         join unnest($1::text[], $2::text[]) as wanted (aggregate_type, aggregate_id)
-             using (aggregate_type, aggregate_id)
-         order by position
-         offset $3 limit $4",
-    )
-    .bind(types)
-    .bind(ids)
-    .bind(skip)
-    .bind(limit)
-    .fetch_all(connection)
-    .await?;
-    rows.iter().map(recorded).collect()
 }
 
 /// The events of one stream after a place in it, in order: at most `limit`, and no more than a few megabytes. None where
@@ -225,8 +223,8 @@ pub async fn read_stream(
     after: i64,
     limit: i64,
 ) -> Result<Vec<RecordedEvent>, ReadLogError> {
-    let rows = sqlx::query(
-        "select position, recorded_at, organization_id, aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata
+    let rows = sqlx::query(&format!(
+        "select {COLUMNS}
          from (
              select *, coalesce(sum(pg_column_size(payload) + pg_column_size(metadata)) over (
                  order by sequence rows between unbounded preceding and 1 preceding), 0) as bytes_before
@@ -235,8 +233,8 @@ pub async fn read_stream(
              order by sequence limit $4
          ) page
          where bytes_before < $5
-         order by sequence",
-    )
+         order by sequence"
+    ))
     .bind(aggregate_type)
     .bind(aggregate_id)
     .bind(after)
@@ -245,6 +243,68 @@ pub async fn read_stream(
     .fetch_all(connection)
     .await?;
     rows.iter().map(recorded).collect()
+}
+
+/// A place in the log by organizations: an organization, and a position in the log.
+pub(crate) type Place = (Uuid, i64);
+
+/// The events after a place, up to a position, organization after organization, each one's in order: no more than `limit`
+/// of them, and no more than a few megabytes. None where there are no more.
+///
+/// # Errors
+/// Where the database is out of reach.
+pub(crate) async fn rows_by_organization(
+    connection: &mut PgConnection,
+    (organization_id, position): Place,
+    until: i64,
+    limit: i64,
+) -> Result<Vec<PgRow>, sqlx::Error> {
+    let statement = format!(
+        "select {COLUMNS_WITHOUT_METADATA}
+         from events
+         where (organization_id, position) > ($1, $2) and position <= $3
+         order by organization_id, position
+         limit $4"
+    );
+    let mut found = sqlx::query(&statement)
+        .bind(organization_id)
+        .bind(position)
+        .bind(until)
+        .bind(limit)
+        .fetch(connection);
+    let (mut rows, mut bytes) = (Vec::new(), 0);
+    while bytes < MAX_BYTES_BY_ORGANIZATION
+        && let Some(row) = found.try_next().await?
+    {
+        bytes += row.try_get_raw(8)?.as_bytes().map_or(0, <[u8]>::len);
+        rows.push(row);
+    }
+    Ok(rows)
+}
+
+/// Whether the log has every position up to this one.
+///
+/// # Errors
+/// [`ReadLogError::Gap`] where it has not.
+pub(crate) async fn must_be_dense(connection: &mut PgConnection, until: i64) -> Result<(), ReadLogError> {
+    // Positions are unique and begin with 1: as many as there should be are all of them.
+    let found: i64 = sqlx::query_scalar("select count(*) from events where position <= $1")
+        .bind(until)
+        .fetch_one(&mut *connection)
+        .await?;
+    if found == until {
+        return Ok(());
+    }
+    let gap: Option<(i64, i64)> = sqlx::query_as(
+        "select before + 1, position
+         from (select position, lag(position, 1, 0::bigint) over (order by position) as before from events) events
+         where position <> before + 1
+         order by position limit 1",
+    )
+    .fetch_optional(connection)
+    .await?;
+    let (expected, found) = gap.unwrap_or((found.saturating_add(1), until));
+    Err(ReadLogError::Gap { expected, found })
 }
 
 /// The newest position; 0 for an empty log.
@@ -276,11 +336,12 @@ pub async fn last_position(
     .await
 }
 
+/// An event from a row that begins with [`COLUMNS`].
 pub(crate) fn recorded(row: &PgRow) -> Result<RecordedEvent, ReadLogError> {
-    let position: i64 = row.try_get("position")?;
-    let aggregate_type: &str = row.try_get("aggregate_type")?;
+    let position: i64 = row.try_get(0)?;
+    let aggregate_type: &str = row.try_get(3)?;
     // Straight from the bytes: every event is read by several followers, and a `Value` in between costs as much again.
-    let (event_type, event_version) = (row.try_get("event_type")?, row.try_get("event_version")?);
+    let (event_type, event_version) = (row.try_get(6)?, row.try_get(7)?);
     let shape = (event_type, event_version);
     let fact = if aggregate_type == Kind::AccessToken.name() {
         payload(row, shape).map(Fact::AccessToken)
@@ -304,25 +365,24 @@ pub(crate) fn recorded(row: &PgRow) -> Result<RecordedEvent, ReadLogError> {
     };
     Ok(RecordedEvent {
         position,
-        recorded_at: row.try_get("recorded_at")?,
-        organization_id: row.try_get::<uuid::Uuid, _>("organization_id")?.into(),
-        aggregate_id: row.try_get("aggregate_id")?,
-        sequence: row.try_get("sequence")?,
-        metadata: row.try_get::<Option<Value>, _>("metadata")?.unwrap_or_default(),
+        recorded_at: row.try_get(1)?,
+        organization_id: row.try_get::<Uuid, _>(2)?.into(),
+        aggregate_id: row.try_get(4)?,
+        sequence: row.try_get(5)?,
+        metadata: row.try_get::<Option<Value>, _>(9)?.unwrap_or_default(),
         fact,
     })
 }
 
 /// What is not wanted is not read, but an event of a newer version may mean more than its stream tells.
 fn is_known(row: &PgRow) -> Result<(), ReadLogError> {
-    let (event_type, event_version): (&str, &str) =
-        (row.try_get("event_type")?, row.try_get("event_version")?);
+    let (event_type, event_version): (&str, &str) = (row.try_get(6)?, row.try_get(7)?);
     if upcast::is_known(event_type, event_version) {
         return Ok(());
     }
     Err(ReadLogError::Unreadable {
-        position: row.try_get("position")?,
-        aggregate_type: row.try_get("aggregate_type")?,
+        position: row.try_get(0)?,
+        aggregate_type: row.try_get(3)?,
         event_type: event_type.to_owned(),
         cause: format!("version {event_version} of it is not known"),
     })
@@ -333,12 +393,12 @@ fn payload<T: DeserializeOwned + 'static>(
     (event_type, event_version): (&str, &str),
 ) -> Result<T, String> {
     if event_version != upcast::current_version(event_type) {
-        let stored: Value = row.try_get("payload").map_err(|error| error.to_string())?;
+        let stored: Value = row.try_get(8).map_err(|error| error.to_string())?;
         let payload =
             upcast::upcast(event_type, event_version, &stored).map_err(|error| error.to_string())?;
         return T::deserialize(&*payload).map_err(|error| error.to_string());
     }
-    match row.try_get::<Json<T>, _>("payload") {
+    match row.try_get::<Json<T>, _>(8) {
         Ok(Json(payload)) => Ok(payload),
         Err(sqlx::Error::ColumnDecode { source, .. }) => Err(source.to_string()),
         Err(error) => Err(error.to_string()),

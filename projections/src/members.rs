@@ -12,11 +12,33 @@ use sqlx::types::Json;
 use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
 
+use crate::copy::NewRows;
 use crate::log::{Fact, RecordedEvent};
 use crate::runner::ProjectError;
 
-/// Members by organization and id, each with the position of its last MemberAdded or PermissionsReplaced.
-type Members = BTreeMap<(Uuid, Uuid), (Member, i64)>;
+/// The columns of a row, as [`Members::all_new`] writes them.
+const COLUMNS: [&str; 7] = [
+    "organization_id",
+    "member_id",
+    "is_member",
+    "is_blocked",
+    "membership_number",
+    "stated_position",
+    "state",
+];
+
+/// Members by organization and id.
+#[derive(Debug, Default)]
+pub(crate) struct Members(BTreeMap<(Uuid, Uuid), MemberRow>);
+
+#[derive(Debug, Default)]
+struct MemberRow {
+    member: Member,
+    /// The position of the last MemberAdded or PermissionsReplaced.
+    stated: i64,
+    /// Not since its organization was removed, whatever its own stream says.
+    is_member: bool,
+}
 
 /// Takes events, of which an organization's removal stands alone: those of members are folded at once.
 pub(crate) async fn project(
@@ -25,15 +47,12 @@ pub(crate) async fn project(
 ) -> Result<(), ProjectError> {
     let mut members = load(connection, events).await?;
     for event in events {
-        match &event.fact {
-            Fact::Member(fact) => member(&mut members, event, fact),
-            Fact::Organization(OrganizationEvent::Removed { organization_id }) => {
-                sqlx::query("update members set is_member = false where organization_id = $1")
-                    .bind(organization_id.as_uuid())
-                    .execute(&mut *connection)
-                    .await?;
-            }
-            Fact::AccessToken(_) => {}
+        members.apply(event);
+        if let Fact::Organization(OrganizationEvent::Removed { organization_id }) = &event.fact {
+            sqlx::query("update members set is_member = false where organization_id = $1")
+                .bind(organization_id.as_uuid())
+                .execute(&mut *connection)
+                .await?;
         }
     }
     store(connection, members).await
@@ -50,11 +69,43 @@ pub(crate) fn takes_together(one: &RecordedEvent, next: &RecordedEvent) -> bool 
     is_one_of_many(one) && is_one_of_many(next)
 }
 
-fn member(members: &mut Members, event: &RecordedEvent, fact: &MemberEvent) {
-    let (member, stated) = members.entry(key(fact)).or_default();
-    member.apply(fact.clone());
-    if let MemberEvent::Added { .. } | MemberEvent::PermissionsReplaced { .. } = fact {
-        *stated = event.position;
+impl Members {
+    /// What an event changes in the members that are held.
+    pub(crate) fn apply(&mut self, event: &RecordedEvent) {
+        match &event.fact {
+            Fact::Member(fact) => {
+                let row = self.0.entry(key(fact)).or_default();
+                row.member.apply(fact.clone());
+                row.is_member = row.member.is_member();
+                if let MemberEvent::Added { .. } | MemberEvent::PermissionsReplaced { .. } = fact {
+                    row.stated = event.position;
+                }
+            }
+            Fact::Organization(OrganizationEvent::Removed { organization_id }) => {
+                let organization_id = organization_id.as_uuid();
+                let theirs = self.0.iter_mut();
+                for (_, row) in theirs.filter(|((organization, _), _)| *organization == organization_id) {
+                    row.is_member = false;
+                }
+            }
+            Fact::AccessToken(_) => {}
+        }
+    }
+
+    /// All of them, where the table has none of them.
+    pub(crate) fn all_new(self) -> Result<NewRows, ProjectError> {
+        let mut rows = NewRows::of("members", &COLUMNS);
+        for ((organization_id, member_id), row) in self.0 {
+            rows.begin()?;
+            rows.put(organization_id)?;
+            rows.put(member_id)?;
+            rows.put(row.is_member)?;
+            rows.put(row.member.is_blocked())?;
+            rows.put(i32::try_from(row.member.membership_number())?)?;
+            rows.put(row.stated)?;
+            rows.put(serde_json::to_string(&row.member)?)?;
+        }
+        Ok(rows)
     }
 }
 
@@ -75,7 +126,7 @@ async fn load(connection: &mut PgConnection, events: &[RecordedEvent]) -> Result
     touched.sort_unstable();
     touched.dedup();
     if touched.is_empty() {
-        return Ok(Members::new());
+        return Ok(Members::default());
     }
     let (organizations, members): (Vec<Uuid>, Vec<Uuid>) = touched.into_iter().unzip();
     let stored: Vec<(Uuid, Uuid, Json<Member>, i64)> = sqlx::query_as(
@@ -87,26 +138,32 @@ async fn load(connection: &mut PgConnection, events: &[RecordedEvent]) -> Result
     .bind(members)
     .fetch_all(connection)
     .await?;
-    let stored = stored.into_iter();
-    Ok(stored
-        .map(|(organization, member, state, stated)| ((organization, member), (state.0, stated)))
-        .collect())
+    let row = |(organization, member, Json(state), stated): (Uuid, Uuid, Json<Member>, i64)| {
+        let is_member = state.is_member();
+        let row = MemberRow {
+            member: state,
+            stated,
+            is_member,
+        };
+        ((organization, member), row)
+    };
+    Ok(Members(stored.into_iter().map(row).collect()))
 }
 
 async fn store(connection: &mut PgConnection, members: Members) -> Result<(), ProjectError> {
-    if members.is_empty() {
+    if members.0.is_empty() {
         return Ok(());
     }
     let mut rows = Rows::default();
-    for ((organization_id, member_id), (member, stated)) in members {
+    for ((organization_id, member_id), row) in members.0 {
         rows.organizations.push(organization_id);
         rows.members.push(member_id);
-        rows.are_members.push(member.is_member());
-        rows.are_blocked.push(member.is_blocked());
+        rows.are_members.push(row.is_member);
+        rows.are_blocked.push(row.member.is_blocked());
         rows.membership_numbers
-            .push(i32::try_from(member.membership_number())?);
-        rows.stated.push(stated);
-        rows.states.push(serde_json::to_string(&member)?);
+            .push(i32::try_from(row.member.membership_number())?);
+        rows.stated.push(row.stated);
+        rows.states.push(serde_json::to_string(&row.member)?);
     }
     sqlx::query(
         "insert into members (organization_id, member_id, is_member, is_blocked, membership_number, stated_position, state)

@@ -7,20 +7,19 @@
 
 use std::time::Duration;
 
-use futures_util::future::try_join_all;
-use sqlx::{Connection, Executor, PgConnection, PgPool};
+use sqlx::{Executor, PgConnection, PgPool};
 use thiserror::Error;
+use tokio::time::timeout;
 
 use crate::checkpoint::{self, Tables};
-use crate::log::{Page, ReadLogError, all_but, read_after_without};
+use crate::log::{ReadLogError, head};
 use crate::runner::{ReadModel, Runner, StepError};
+use crate::tables::{self, tables};
 
-/// Events in one read.
-const BATCH: i64 = 5_000;
-/// Reads in one transaction, each of no more than a few megabytes: rows that many events change are written once.
-const READS: u32 = 4;
-/// How long a switch waits for a lock, and so the longest that those behind it wait.
-const SWITCH_PATIENCE: &str = "250ms";
+/// How long a switch waits for a lock.
+const LOCK_PATIENCE: &str = "250ms";
+/// How long a switch may hold what it has locked, its commit aside: so long those behind it wait.
+const SWITCH_PATIENCE: Duration = Duration::from_millis(500);
 /// Between two tries to switch.
 const SWITCH_PAUSE: Duration = Duration::from_millis(250);
 /// Tries to switch.
@@ -42,6 +41,9 @@ pub enum RebuildError {
     /// An event.
     #[error(transparent)]
     Step(#[from] StepError),
+    /// A thread.
+    #[error("the events were not folded to their end")]
+    Interrupted(#[from] tokio::task::JoinError),
     /// Another replay is at it.
     #[error("another replay of {0} is running")]
     Busy(&'static str),
@@ -62,6 +64,17 @@ pub enum Leftovers {
     Resume,
     /// Begin at position 0.
     Discard,
+    /// Leave it there, and begin beside it.
+    Keep,
+}
+
+/// A switch that was made.
+#[derive(Debug)]
+pub struct Switched {
+    /// Up to where the new version held the log at that moment.
+    pub position: i64,
+    /// Why the tables of the version before are still there; the next replay drops them.
+    pub leftover: Option<RebuildError>,
 }
 
 /// One read model that is being filled anew.
@@ -100,20 +113,21 @@ impl Rebuild {
         .bind(read_model.name())
         .fetch_all(&mut guard)
         .await?;
-        let mut version = None;
+        let mut resumable = None;
         for (other, revision) in others {
             let is_ours = other > live.version && revision == read_model.revision();
-            if is_ours && leftovers == Leftovers::Resume && version.is_none() {
-                version = Some(other);
+            if is_ours && leftovers != Leftovers::Discard && resumable.is_none() {
+                resumable = Some(other);
             } else {
-                drop_version(&mut guard, read_model, other).await?;
+                tables::drop(&mut guard, read_model, other).await?;
             }
         }
-        let version = match version {
-            Some(version) => version,
-            None => {
-                let version = live.version.saturating_add(1);
-                make_version(&mut guard, read_model, live.version, version).await?;
+        let version = match resumable {
+            Some(version) if leftovers == Leftovers::Resume => version,
+            _ => {
+                let version = resumable.unwrap_or(live.version).saturating_add(1);
+                let head = head(&mut guard).await?;
+                tables::make(&mut guard, read_model, (live.version, version), head).await?;
                 version
             }
         };
@@ -153,30 +167,23 @@ impl Rebuild {
         self.runner.position().await
     }
 
-    /// Takes a page that was read after `from`.
-    async fn take(&self, from: i64, page: &Page) -> Result<(), RebuildError> {
-        let mut transaction = self.pool.begin().await?;
-        let at = self.runner.checkpoint(&mut transaction).await?;
-        if at.position != from || !self.runner.take(&mut transaction, at, page).await? {
-            return Err(RebuildError::Disturbed(self.read_model.name()));
-        }
-        Ok(transaction.commit().await?)
+    /// The live loop's step.
+    pub(crate) async fn step(&self) -> Result<i64, StepError> {
+        self.runner.step().await
     }
 
-    /// Makes this the live version, once it holds all that the live one holds; answers the position it has then. The version
-    /// before is dropped.
+    /// Makes this the live version, once it holds all that the live one holds. The version before is dropped.
     ///
     /// # Errors
     /// [`RebuildError`]; the live one is as it was.
-    pub async fn switch(self) -> Result<i64, RebuildError> {
+    pub async fn switch(self) -> Result<Switched, RebuildError> {
         let name = self.read_model.name();
-        self.index_for_readers().await?;
         for _ in 0..SWITCH_TRIES {
             self.come_near().await?;
             match self.try_switch().await {
                 Ok(Some((before, position))) => {
-                    drop_version(&mut *self.pool.acquire().await?, self.read_model, before).await?;
-                    return Ok(position);
+                    let leftover = self.drop_version(before).await.err();
+                    return Ok(Switched { position, leftover });
                 }
                 Ok(None) => {}
                 Err(RebuildError::Database(error)) if is_lock_timeout(&error) => {}
@@ -187,14 +194,22 @@ impl Rebuild {
         Err(RebuildError::NoMoment(name))
     }
 
-    /// Makes the indexes that were left out while it was filled.
-    async fn index_for_readers(&self) -> Result<(), RebuildError> {
+    async fn drop_version(&self, version: i32) -> Result<(), RebuildError> {
+        tables::drop(&mut *self.pool.acquire().await?, self.read_model, version).await
+    }
+
+    /// Comes to where the live one stands at this moment: it may stand still, or go on.
+    pub(crate) async fn follow_live(&self) -> Result<(), RebuildError> {
         let mut connection = self.pool.acquire().await?;
         let live = checkpoint::of_read_model(&mut connection, self.read_model.name(), Tables::Live).await?;
-        let definitions =
-            index_definitions(&mut connection, self.read_model, live.version, self.version, true).await?;
-        for definition in definitions {
-            connection.execute(definition.as_str()).await?;
+        drop(connection);
+        let mut before = self.position().await?;
+        while before < live.position {
+            let at = self.runner.step_until(live.position).await?;
+            if at == before {
+                return Err(RebuildError::Disturbed(self.read_model.name()));
+            }
+            before = at;
         }
         Ok(())
     }
@@ -213,9 +228,19 @@ impl Rebuild {
 
     /// The version that was live before, and the position; none where the new one would not come level in a moment.
     async fn try_switch(&self) -> Result<Option<(i32, i64)>, RebuildError> {
-        let name = self.read_model.name();
         let mut transaction = self.pool.begin().await?;
-        let Some((live, at_least)) = self.come_level(&mut transaction).await? else {
+        let Ok(moved) = timeout(SWITCH_PATIENCE, self.move_pointer(&mut transaction)).await else {
+            return Ok(None);
+        };
+        if moved.as_ref().is_ok_and(Option::is_some) {
+            transaction.commit().await?;
+        }
+        moved
+    }
+
+    async fn move_pointer(&self, transaction: &mut PgConnection) -> Result<Option<(i32, i64)>, RebuildError> {
+        let name = self.read_model.name();
+        let Some((live, at_least)) = self.come_level(transaction).await? else {
             return Ok(None);
         };
         let position = self.runner.position().await?;
@@ -234,12 +259,11 @@ impl Rebuild {
                 return Err(RebuildError::Disturbed(name));
             }
         }
-        for table in tables(&mut transaction, self.read_model, self.version).await? {
+        for table in tables(transaction, self.read_model, self.version).await? {
             let schema = self.schema();
             let view = format!("create or replace view {table} as select * from {schema}.{table}");
             transaction.execute(view.as_str()).await?;
         }
-        transaction.commit().await?;
         Ok(Some((live, position)))
     }
 
@@ -247,7 +271,7 @@ impl Rebuild {
     /// live version and its position. None where that would take long.
     async fn come_level(&self, transaction: &mut PgConnection) -> Result<Option<(i32, i64)>, RebuildError> {
         sqlx::query("select set_config('lock_timeout', $1, true)")
-            .bind(SWITCH_PATIENCE)
+            .bind(LOCK_PATIENCE)
             .execute(&mut *transaction)
             .await?;
         let (version, position): (i32, i64) = sqlx::query_as(
@@ -296,223 +320,8 @@ impl Rebuild {
     /// # Errors
     /// Where the database is out of reach.
     pub async fn discard(self) -> Result<(), RebuildError> {
-        drop_version(&mut *self.pool.acquire().await?, self.read_model, self.version).await
+        self.drop_version(self.version).await
     }
-}
-
-/// Some read models that are filled together: each page of the log is read once for all that stand before it.
-#[derive(Debug)]
-pub struct Replay {
-    pool: PgPool,
-    rebuilds: Vec<(Rebuild, i64)>,
-    ahead: Option<(i64, Page)>,
-}
-
-impl Replay {
-    /// Of these.
-    ///
-    /// # Errors
-    /// Where the database is out of reach.
-    pub async fn of(pool: PgPool, rebuilds: Vec<Rebuild>) -> Result<Self, RebuildError> {
-        let mut all = Vec::new();
-        for rebuild in rebuilds {
-            let position = rebuild.position().await?;
-            all.push((rebuild, position));
-        }
-        Ok(Self {
-            pool,
-            rebuilds: all,
-            ahead: None,
-        })
-    }
-
-    /// How far all of them have come.
-    #[must_use]
-    pub fn position(&self) -> i64 {
-        self.rebuilds
-            .iter()
-            .map(|(_, position)| *position)
-            .min()
-            .unwrap_or(0)
-    }
-
-    /// Takes the next batch, while the one after it is read; answers false where that has brought it near the end: under
-    /// load there is always something to come.
-    ///
-    /// # Errors
-    /// [`RebuildError`]
-    pub async fn step(&mut self) -> Result<bool, RebuildError> {
-        let from = self.position();
-        // Those that are ahead stay where they are until the others have come to them.
-        let next = self
-            .rebuilds
-            .iter()
-            .map(|(_, position)| *position)
-            .filter(|position| *position > from)
-            .min();
-        let page = match self.ahead.take().filter(|(after, _)| *after == from) {
-            Some((_, page)) => page,
-            None => self.read(from, next).await?,
-        };
-        let to = page.last_position;
-        if to == from {
-            return Ok(false);
-        }
-        let taking = async {
-            let here = self.rebuilds.iter().filter(|(_, position)| *position == from);
-            try_join_all(here.map(|(rebuild, _)| rebuild.take(from, &page))).await
-        };
-        let (taken, ahead) = tokio::join!(taking, self.read(to, next.filter(|next| *next > to)));
-        taken?;
-        for (_, position) in self.rebuilds.iter_mut().filter(|(_, position)| *position == from) {
-            *position = to;
-        }
-        let is_far = next.is_some() || to.saturating_sub(from) >= LITTLE;
-        self.ahead = Some((to, ahead?)).filter(|(to, page)| page.last_position > *to);
-        Ok(is_far || self.ahead.is_some())
-    }
-
-    /// What stands after a position, up to where the next one stands.
-    async fn read(&self, after: i64, until: Option<i64>) -> Result<Page, RebuildError> {
-        let until = until.unwrap_or(i64::MAX);
-        let mut all = self.read_page(after, until).await?;
-        for _ in 1..READS {
-            if all.is_last || all.last_position >= until {
-                break;
-            }
-            let next = self.read_page(all.last_position, until).await?;
-            all.events.extend(next.events);
-            (all.last_position, all.is_last) = (next.last_position, next.is_last);
-            all.last_hash = next.last_hash.or(all.last_hash);
-        }
-        Ok(all)
-    }
-
-    async fn read_page(&self, after: i64, until: i64) -> Result<Page, RebuildError> {
-        let limit = until.saturating_sub(after).min(BATCH);
-        let is_wanted = |event_type: &str| {
-            let mut rebuilds = self.rebuilds.iter();
-            rebuilds.any(|(rebuild, _)| rebuild.read_model.wants(event_type))
-        };
-        let unwanted = all_but(is_wanted);
-        let mut connection = self.pool.acquire().await?;
-        Ok(read_after_without(&mut connection, after, limit, &unwanted).await?)
-    }
-
-    /// The read models, to be switched to or compared.
-    #[must_use]
-    pub fn into_rebuilds(self) -> Vec<Rebuild> {
-        self.rebuilds.into_iter().map(|(rebuild, _)| rebuild).collect()
-    }
-}
-
-/// The tables of a version, by name.
-pub(crate) async fn tables(
-    connection: &mut PgConnection,
-    read_model: ReadModel,
-    version: i32,
-) -> Result<Vec<String>, sqlx::Error> {
-    sqlx::query_scalar("select tablename::text from pg_tables where schemaname = $1 order by 1")
-        .bind(read_model.schema(version))
-        .fetch_all(connection)
-        .await
-}
-
-/// What makes a version's indexes, keys among them, as another one has them: those for readers alone, or all others.
-async fn index_definitions(
-    connection: &mut PgConnection,
-    read_model: ReadModel,
-    from: i32,
-    to: i32,
-    are_for_readers: bool,
-) -> Result<Vec<String>, sqlx::Error> {
-    sqlx::query_scalar(
-        "select case when c.oid is not null
-                then format('alter table %I.%I add constraint %I %s', $2, t.relname, c.conname, pg_get_constraintdef(c.oid))
-                else replace(replace(pg_get_indexdef(i.indexrelid), format(' ON %I.', $1), format(' ON %I.', $2)),
-                             'INDEX ', 'INDEX IF NOT EXISTS ')
-                end
-         from pg_index i
-         join pg_class t on t.oid = i.indrelid
-         join pg_class x on x.oid = i.indexrelid
-         left join pg_constraint c on c.conindid = i.indexrelid and c.contype in ('p', 'u')
-         where t.relnamespace = $1::regnamespace and (x.relname = any($3)) = $4
-         order by c.oid is null, x.relname",
-    )
-    .bind(read_model.schema(from))
-    .bind(read_model.schema(to))
-    .bind(read_model.indexes_for_readers())
-    .bind(are_for_readers)
-    .fetch_all(connection)
-    .await
-}
-
-async fn make_version(
-    connection: &mut PgConnection,
-    read_model: ReadModel,
-    live: i32,
-    version: i32,
-) -> Result<(), RebuildError> {
-    let (old, new) = (read_model.schema(live), read_model.schema(version));
-    let mut transaction = connection.begin().await?;
-    transaction
-        .execute(format!("create schema {new}").as_str())
-        .await?;
-    for table in tables(&mut transaction, read_model, live).await? {
-        let copy = format!("create table {new}.{table} (like {old}.{table} including all excluding indexes)");
-        transaction.execute(copy.as_str()).await?;
-    }
-    for definition in index_definitions(&mut transaction, read_model, live, version, false).await? {
-        transaction.execute(definition.as_str()).await?;
-    }
-    // Whoever may use the live tables may use these.
-    let grants: Vec<String> = sqlx::query_scalar(
-        "select format('grant %s on schema %I to %s', privilege_type, $2, who)
-         from (select (aclexplode(nspacl)).*, nspowner as owner from pg_namespace where nspname = $1) granted,
-              lateral (select case grantee when 0 then 'public' else quote_ident(pg_get_userbyid(grantee)) end as who) named
-         where grantee <> owner
-         union all
-         select format('grant %s on %I.%I to %s', privilege_type, $2, relname, who)
-         from (select (aclexplode(relacl)).*, relname, relowner as owner from pg_class
-               where relnamespace = $1::regnamespace and relkind = 'r') granted,
-              lateral (select case grantee when 0 then 'public' else quote_ident(pg_get_userbyid(grantee)) end as who) named
-         where grantee <> owner",
-    )
-    .bind(&old)
-    .bind(&new)
-    .fetch_all(&mut *transaction)
-    .await?;
-    for grant in grants {
-        transaction.execute(grant.as_str()).await?;
-    }
-    sqlx::query("insert into read_models (name, version, revision) values ($1, $2, $3)")
-        .bind(read_model.name())
-        .bind(version)
-        .bind(read_model.revision())
-        .execute(&mut *transaction)
-        .await?;
-    Ok(transaction.commit().await?)
-}
-
-/// Drops a version that is not the live one; waits for who still reads it.
-async fn drop_version(
-    connection: &mut PgConnection,
-    read_model: ReadModel,
-    version: i32,
-) -> Result<(), RebuildError> {
-    let mut transaction = connection.begin().await?;
-    let dropped = sqlx::query("delete from read_models where name = $1 and version = $2 and not is_live")
-        .bind(read_model.name())
-        .bind(version)
-        .execute(&mut *transaction)
-        .await?;
-    if dropped.rows_affected() == 1 {
-        let schema = read_model.schema(version);
-        transaction
-            .execute(format!("drop schema if exists {schema} cascade").as_str())
-            .await?;
-    }
-    Ok(transaction.commit().await?)
 }
 
 /// SQLSTATE 55P03, `lock_not_available`.

@@ -5,6 +5,7 @@ use sqlx::{PgConnection, PgPool};
 use thiserror::Error;
 
 use crate::checkpoint::{self, Checkpoint, Tables};
+use crate::copy::NewRows;
 use crate::log::{Page, ReadLogError, RecordedEvent, all_but, read_after_without};
 use crate::{access_tokens, credentials, members};
 
@@ -57,14 +58,6 @@ impl ReadModel {
         format!("{}_v{version}", self.name())
     }
 
-    /// The indexes that its projector has no use for: a replay makes them when it is through.
-    pub(crate) fn indexes_for_readers(self) -> &'static [&'static str] {
-        match self {
-            Self::AccessTokens => &["access_tokens_newest_first", "access_tokens_by_expiry"],
-            Self::Members | Self::Credentials => &[],
-        }
-    }
-
     /// Whether events of this type can change anything in it.
     pub(crate) fn wants(self, event_type: &str) -> bool {
         match self {
@@ -91,6 +84,38 @@ impl ReadModel {
         }
     }
 
+    /// Takes events that follow each other, in the schema that is searched first.
+    pub(crate) async fn project_all(
+        self,
+        connection: &mut PgConnection,
+        events: &[RecordedEvent],
+    ) -> Result<(), StepError> {
+        for events in events.chunk_by(|one, next| self.takes_together(one, next)) {
+            let first = events.first().map_or(0, |event| event.position);
+            self.project(connection, events)
+                .await
+                .map_err(|source| self.stopped(first, source))?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn stopped(self, position: i64, source: ProjectError) -> StepError {
+        StepError::Project {
+            read_model: self.name(),
+            position,
+            source,
+        }
+    }
+
+    /// No rows.
+    pub(crate) fn nothing(self) -> Held {
+        match self {
+            Self::AccessTokens => Held::AccessTokens(access_tokens::Rows::default()),
+            Self::Members => Held::Members(members::Members::default()),
+            Self::Credentials => Held::Credentials(credentials::Batch::default()),
+        }
+    }
+
     /// A single event, or some that go together.
     async fn project(
         self,
@@ -101,6 +126,39 @@ impl ReadModel {
             Self::AccessTokens => access_tokens::project(connection, events).await,
             Self::Members => members::project(connection, events).await,
             Self::Credentials => credentials::project(connection, events).await,
+        }
+    }
+}
+
+/// All rows that a stretch of the log comes to which depends on nothing before it.
+#[derive(Debug)]
+pub(crate) enum Held {
+    AccessTokens(access_tokens::Rows),
+    Members(members::Members),
+    Credentials(credentials::Batch),
+}
+
+impl Held {
+    pub(crate) fn apply(&mut self, event: &RecordedEvent) -> Result<(), ProjectError> {
+        match self {
+            Self::AccessTokens(rows) => access_tokens::apply(rows, event),
+            Self::Members(members) => {
+                members.apply(event);
+                Ok(())
+            }
+            Self::Credentials(batch) => {
+                batch.apply(event);
+                Ok(())
+            }
+        }
+    }
+
+    /// To be written to tables that have none of them.
+    pub(crate) fn all_new(self) -> Result<Vec<NewRows>, ProjectError> {
+        match self {
+            Self::AccessTokens(rows) => Ok(vec![rows.all_new()?]),
+            Self::Members(members) => Ok(vec![members.all_new()?]),
+            Self::Credentials(batch) => Ok(batch.all_new()?.into()),
         }
     }
 }
@@ -207,13 +265,13 @@ impl Runner {
         Ok(page.last_position)
     }
 
-    pub(crate) async fn checkpoint(&self, connection: &mut PgConnection) -> Result<Checkpoint, sqlx::Error> {
+    async fn checkpoint(&self, connection: &mut PgConnection) -> Result<Checkpoint, sqlx::Error> {
         checkpoint::of_read_model(connection, self.read_model.name(), self.tables).await
     }
 
     /// Takes a page that was read after `from`, in a transaction of the caller's; false where somebody else was faster, or
     /// these are not the live tables any more.
-    pub(crate) async fn take(
+    async fn take(
         &self,
         transaction: &mut PgConnection,
         from: Checkpoint,
@@ -231,17 +289,7 @@ impl Runner {
         .bind(self.read_model.schema(from.version))
         .execute(&mut *transaction)
         .await?;
-        let taken_together = |one: &_, next: &_| self.read_model.takes_together(one, next);
-        for events in page.events.chunk_by(taken_together) {
-            self.read_model
-                .project(transaction, events)
-                .await
-                .map_err(|source| StepError::Project {
-                    read_model: name,
-                    position: events.first().map_or(from.position, |event| event.position),
-                    source,
-                })?;
-        }
+        self.read_model.project_all(transaction, &page.events).await?;
         Ok(true)
     }
 

@@ -7,9 +7,11 @@ use axum::extract::{RawQuery, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
 use domain::access_token::management::may_list;
-use domain::access_token::{AccessTokenEvent, Created, DeactivationReason, TokenType};
-use domain::member::{Member, MemberEvent};
-use projections::log::{Fact, ReadLogError, RecordedEvent, read_streams};
+use domain::access_token::{AccessTokenEvent, DeactivationReason, TokenType};
+use domain::ids::OrganizationId;
+use domain::member::Member;
+use projections::history::History;
+use projections::log::{Fact, ReadLogError, RecordedEvent, read_stream};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -29,7 +31,7 @@ use super::{Service, seen_by};
 #[serde(rename_all = "camelCase")]
 #[schema(as = History)]
 struct HistoryBody {
-    total_count: usize,
+    total_count: i64,
     items: Vec<EntryBody>,
 }
 
@@ -49,9 +51,6 @@ struct EntryBody {
     #[serde(flatten)]
     event: EventBody,
 }
-
-/// Events of one token's history that are looked at.
-const MAX_EVENTS: i64 = 10_000;
 
 /// `GET /access-tokens/{id}/history`
 #[utoipa::path(
@@ -79,52 +78,59 @@ pub(super) async fn of_token(
     let (index, size) = paging(query.as_deref().unwrap_or_default(), &mut wrong).ok_or(wrong)?;
     seen_by(&service, &headers).await?;
     let mut connection = service.pool.acquire().await?;
-    let own = read_streams(
-        &mut connection,
-        &[("access_token", token_id.to_string())],
-        0,
-        MAX_EVENTS,
-    )
-    .await?;
-    let created = created(&own).filter(|created| created.organization_id == known.caller.organization_id);
-    let created = created.ok_or(Problem::NotFound)?.clone();
-    let mut events = own;
-    if created.token_type == TokenType::Personal {
-        let stream_id = Member::stream_id(created.organization_id, created.creator_id);
-        let since = events.first().map_or(0, |event| event.position);
-        let membership = read_streams(&mut connection, &[("member", stream_id)], 0, MAX_EVENTS).await?;
-        events.extend(membership.into_iter().filter(|event| event.position > since));
-        events.sort_by_key(|event| event.position);
-    }
-    let removals = removals(&events);
-    let total_count = events.len();
-    let skip = usize::try_from(index.saturating_mul(size)).unwrap_or(usize::MAX);
-    let take = usize::try_from(size).unwrap_or(0);
+    let stream = token_id.to_string();
+    let first = read_stream(&mut connection, ("access_token", &stream), 0, 1).await?;
+    let history = first.first().and_then(|first| {
+        let creator = created_in(first, known.caller.organization_id)?;
+        Some(History {
+            token_stream: stream,
+            creator_stream: creator.map(|id| (id, first.position)),
+        })
+    });
+    let history = history.ok_or(Problem::NotFound)?;
+    let (events, total_count) = history
+        .read(&mut connection, index.saturating_mul(size), size)
+        .await?;
+    let ended: Vec<u32> = events.iter().filter_map(ended_membership).collect();
+    let removals = match ended.is_empty() {
+        true => BTreeMap::new(),
+        false => history.removals(&mut connection, &ended).await?,
+    };
     let items = events
-        .into_iter()
-        .skip(skip)
-        .take(take)
-        .map(|event| EntryBody::new(&event, &removals))
+        .iter()
+        .map(|event| EntryBody::new(event, &removals))
         .collect();
     Ok(success(HistoryBody { total_count, items }))
 }
 
-fn created(events: &[RecordedEvent]) -> Option<&Created> {
-    events.iter().find_map(|event| match &event.fact {
-        Fact::AccessToken(AccessTokenEvent::Created(created)) => Some(created),
+/// The stream of the creator where its membership counts, of a personal token; none where this is no token of the
+/// organization.
+fn created_in(first: &RecordedEvent, organization_id: OrganizationId) -> Option<Option<String>> {
+    match &first.fact {
+        Fact::AccessToken(AccessTokenEvent::Created(created))
+            if created.organization_id == organization_id =>
+        {
+            let is_personal = created.token_type == TokenType::Personal;
+            Some(is_personal.then(|| Member::stream_id(organization_id, created.creator_id)))
+        }
         _ => None,
-    })
+    }
+}
+
+/// The creator's membership whose end has stopped the token.
+fn ended_membership(event: &RecordedEvent) -> Option<u32> {
+    match &event.fact {
+        Fact::AccessToken(AccessTokenEvent::Deactivated {
+            reason: DeactivationReason::CreatorRemoved { membership_number },
+            ..
+        }) => Some(*membership_number),
+        _ => None,
+    }
 }
 
 impl EntryBody {
     fn new(event: &RecordedEvent, removals: &BTreeMap<u32, i64>) -> Self {
-        let creator_left_at = match &event.fact {
-            Fact::AccessToken(AccessTokenEvent::Deactivated {
-                reason: DeactivationReason::CreatorRemoved { membership_number },
-                ..
-            }) => removals.get(membership_number).copied(),
-            _ => None,
-        };
+        let creator_left_at = ended_membership(event).and_then(|number| removals.get(&number).copied());
         let story = Story {
             is_of_token: true,
             creator_left_at,
@@ -136,22 +142,11 @@ impl EntryBody {
     }
 }
 
-/// Where each membership of the creator has ended, by its number.
-fn removals(events: &[RecordedEvent]) -> BTreeMap<u32, i64> {
-    let removal = |event: &RecordedEvent| match &event.fact {
-        Fact::Member(MemberEvent::Removed {
-            membership_number, ..
-        }) => Some((*membership_number, event.position)),
-        _ => None,
-    };
-    events.iter().filter_map(removal).collect()
-}
-
 impl From<ReadLogError> for Problem {
     fn from(error: ReadLogError) -> Self {
         match error {
             ReadLogError::Database(error) => error.into(),
-            ReadLogError::Gap { .. } | ReadLogError::Unreadable { .. } => {
+            ReadLogError::Gap { .. } | ReadLogError::Misfiled(_) | ReadLogError::Unreadable { .. } => {
                 tracing::error!(%error, "the log can't be read");
                 Self::Internal
             }

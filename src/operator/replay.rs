@@ -3,12 +3,14 @@
 use clap::Args;
 use projections::compare::compare;
 use projections::log::head;
-use projections::rebuild::{Leftovers, Rebuild, RebuildError, Replay};
+use projections::rebuild::{Leftovers, Rebuild, RebuildError, Switched};
+use projections::replay::{Goal, Replay};
 use projections::runner::ReadModel;
 use thiserror::Error;
 
 use super::progress::{Progress, say};
 use crate::app::connect_for_operator;
+use crate::report::Report;
 use crate::schema::{self, SchemaError};
 
 /// Differences that are shown of one read model.
@@ -64,10 +66,10 @@ pub enum ReplayError {
 pub async fn replay(database_url: &str, options: &ReplayOptions) -> Result<(), ReplayError> {
     let pool = connect_for_operator(database_url).await?;
     schema::check(&pool).await?;
-    let leftovers = if options.verify {
-        Leftovers::Discard
+    let (leftovers, goal) = if options.verify {
+        (Leftovers::Keep, Goal::Live)
     } else {
-        Leftovers::Resume
+        (Leftovers::Resume, Goal::End)
     };
     let named = &options.read_models;
     let is_asked_for = |read_model: &ReadModel| named.is_empty() || named.contains(read_model);
@@ -75,16 +77,18 @@ pub async fn replay(database_url: &str, options: &ReplayOptions) -> Result<(), R
     for read_model in ReadModel::ALL.into_iter().filter(is_asked_for) {
         rebuilds.push(Rebuild::begin(pool.clone(), read_model, leftovers).await?);
     }
-    let mut replay = Replay::of(pool.clone(), rebuilds).await?;
+    let mut replay = Replay::of(pool.clone(), rebuilds, goal).await?;
+    let mut end = head(&mut *pool.acquire().await?).await?;
+    let mut goes_on = replay.step().await?;
     let from = replay.position();
     if from > 0 {
         say(&format!(
-            "going on from position {from}, where a replay was interrupted"
+            "going on from a replay that was interrupted after {from} events"
         ));
     }
-    let mut end = head(&mut *pool.acquire().await?).await?;
     let mut progress = Progress::new("replay", from, end);
-    while replay.step().await? {
+    while goes_on {
+        goes_on = replay.step().await?;
         if replay.position() >= end {
             end = head(&mut *pool.acquire().await?).await?;
         }
@@ -107,10 +111,16 @@ pub async fn replay(database_url: &str, options: &ReplayOptions) -> Result<(), R
 
 async fn switch(rebuild: Rebuild) -> Result<(), ReplayError> {
     let (name, version) = (rebuild.read_model().name(), rebuild.version());
-    let position = rebuild.switch().await?;
+    let Switched { position, leftover } = rebuild.switch().await?;
     say(&format!(
         "{name}: version {version} is live, at position {position}"
     ));
+    if let Some(error) = leftover {
+        say(&format!(
+            "{name}: the tables of the version before are still there, the next replay drops them: {}",
+            Report(&error)
+        ));
+    }
     Ok(())
 }
 

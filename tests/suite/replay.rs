@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use projections::rebuild::{Leftovers, Rebuild, RebuildError, Replay};
+use projections::compare::compare;
+use projections::rebuild::{Leftovers, Rebuild, RebuildError};
+use projections::replay::{Bounds, Goal, Replay};
 use projections::runner::{ReadModel, Runner};
 use serde_json::json;
 use sqlx::{Executor, PgPool};
@@ -13,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::support::{Actor, Options, TestApp, TestDatabase, eventually};
+use crate::support::{Actor, Options, TestApp, TestDatabase, cloud_event, eventually};
 
 const FLAG: &str = "project/web:env/prod:flag/dark-mode";
 
@@ -41,6 +43,11 @@ async fn run(database: &TestDatabase, arguments: &[&str]) -> (Option<i32>, Strin
 
 /// So many more tokens in the log, as if they had been created.
 async fn fill(pool: &PgPool, tokens: i64) {
+    fill_organizations(pool, tokens, 0).await;
+}
+
+/// The same in so many other organizations; in none, in the first token's own.
+async fn fill_organizations(pool: &PgPool, tokens: i64, organizations: i64) {
     sqlx::query(
         "with template as (
              select e.*, (select max(position) from events) as head from events e
@@ -48,12 +55,16 @@ async fn fill(pool: &PgPool, tokens: i64) {
          )
          insert into events
          select t.head + n, t.aggregate_type, id, 1, t.event_type, t.event_version,
-                (t.payload::jsonb || jsonb_build_object('tokenId', id, 'name', 'filled ' || n,
+                (t.payload::jsonb || jsonb_build_object('tokenId', id, 'name', 'filled ' || n, 'organizationId', organization,
                     'digest', encode(sha256(id::text::bytea), 'hex')))::json,
-                t.metadata, t.organization_id, clock_timestamp(), sha256(id::text::bytea)
-         from template t, (select n, gen_random_uuid() as id from generate_series(1, $1) n) made",
+                t.metadata, organization, clock_timestamp(), sha256(id::text::bytea)
+         from template t,
+              lateral (select n, gen_random_uuid() as id,
+                              coalesce(md5((n % nullif($2, 0))::text)::uuid, t.organization_id) as organization
+                       from generate_series(1, $1) n) made",
     )
     .bind(tokens)
+    .bind(organizations)
     .execute(pool)
     .await
     .unwrap();
@@ -277,7 +288,7 @@ async fn a_step_under_way_when_the_switch_comes_writes_nothing() {
     let rebuild = Rebuild::begin(pool.clone(), ReadModel::AccessTokens, Leftovers::Resume)
         .await
         .unwrap();
-    let mut replay = Replay::of(pool.clone(), vec![rebuild]).await.unwrap();
+    let mut replay = Replay::of(pool.clone(), vec![rebuild], Goal::End).await.unwrap();
     while replay.step().await.unwrap() {}
     let level = replay.position();
     fill(pool, 1).await;
@@ -324,23 +335,50 @@ async fn a_step_under_way_when_the_switch_comes_writes_nothing() {
     assert_eq!(rows, 2, "the next step writes the version that is live now");
 }
 
-/// Tried: with `Leftovers` never resumed, it starts at 0; without the revision, it goes on with another projector's rows.
+/// Of each of so many, as a replay of all read models finds it.
+async fn begin_all(pool: &PgPool, leftovers: Leftovers) -> Result<Vec<Rebuild>, RebuildError> {
+    let mut rebuilds = Vec::new();
+    for read_model in ReadModel::ALL {
+        rebuilds.push(Rebuild::begin(pool.clone(), read_model, leftovers).await?);
+    }
+    Ok(rebuilds)
+}
+
+/// Few events at a time, so that there is something to interrupt.
+const FEW: Bounds = Bounds {
+    together: 100,
+    of_one: 100_000,
+    rest: 100,
+};
+
+/// Tried: with `Leftovers` never resumed, it starts at 0; without the revision, it goes on with another projector's rows;
+/// without the last complete organization taken for the beginning, rows are made twice, which the keys refuse.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_interrupted_replay_is_gone_on_with_where_the_same_projector_made_it() {
     let app = TestApp::start().await;
     app.owner().personal_token("template").await;
     let pool = app.database.pool.clone();
     app.stop().await;
-    fill(&pool, 12_000).await;
+    fill_organizations(&pool, 12_000, 40).await;
     let begin = || Rebuild::begin(pool.clone(), ReadModel::AccessTokens, Leftovers::Resume);
     let before = live_version(&pool, "access_tokens").await;
-
-    let mut replay = Replay::of(pool.clone(), vec![begin().await.unwrap()])
+    let head: i64 = sqlx::query_scalar("select max(position) from events")
+        .fetch_one(&pool)
         .await
         .unwrap();
-    assert!(replay.step().await.unwrap());
+    let replayed = async |rebuild: Rebuild| {
+        let replay = Replay::of(pool.clone(), vec![rebuild], Goal::End).await.unwrap();
+        let mut replay = replay.within(FEW);
+        replay.step().await.unwrap();
+        replay
+    };
+
+    let mut replay = replayed(begin().await.unwrap()).await;
+    while replay.position() == 0 {
+        assert!(replay.step().await.unwrap());
+    }
     let reached = replay.position();
-    assert!(reached > 0);
+    assert!(reached < head, "it is not through: {reached}");
     assert!(
         matches!(begin().await, Err(RebuildError::Busy("access_tokens"))),
         "one at a time"
@@ -349,7 +387,25 @@ async fn an_interrupted_replay_is_gone_on_with_where_the_same_projector_made_it(
     assert_eq!(live_version(&pool, "access_tokens").await, before);
 
     let resumed = eventually("its lock is gone with it", async || begin().await.ok()).await;
-    assert_eq!(resumed.position().await.unwrap(), reached);
+    let version = resumed.version();
+    let mut replay = replayed(resumed).await;
+    assert_eq!(replay.position(), reached);
+    while replay.step().await.unwrap() {}
+    assert_eq!(replay.position(), head);
+    drop(replay);
+    let resumed = eventually("its lock is gone with it", async || begin().await.ok()).await;
+    assert_eq!(
+        (resumed.version(), resumed.position().await.unwrap()),
+        (version, head)
+    );
+    let rows: i64 = sqlx::query_scalar(&format!(
+        "select count(*) from {}.access_tokens",
+        resumed.schema()
+    ))
+    .fetch_one(&pool)
+    .await
+    .unwrap();
+    assert_eq!(rows, 12_001);
     drop(resumed);
 
     sqlx::query("update read_models set revision = revision + 1 where not is_live")
@@ -357,15 +413,222 @@ async fn an_interrupted_replay_is_gone_on_with_where_the_same_projector_made_it(
         .await
         .unwrap();
     let anew = eventually("its lock is gone with it", async || begin().await.ok()).await;
-    assert_eq!(anew.position().await.unwrap(), 0);
-    let mut replay = Replay::of(pool.clone(), vec![anew]).await.unwrap();
+    let mut replay = replayed(anew).await;
+    assert_eq!(replay.position(), 0);
     while replay.step().await.unwrap() {}
-    let head: i64 = sqlx::query_scalar("select max(position) from events")
-        .fetch_one(&pool)
+    for rebuild in replay.into_rebuilds() {
+        assert_eq!(rebuild.switch().await.unwrap().position, head, "all of the log");
+    }
+}
+
+/// What the live loop makes of the log event after event, a replay makes of it organization after organization, however these
+/// are divided. Tried: each of the two organizations' events taken by the other's bounds (`self.rest` kept at its end); rows
+/// of the rest written as new ones; an organization's removal left out of `apply`, of tokens and of members; in a page that
+/// goes on with an organization, its beginning taken for a new one.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_are_the_same_however_the_log_is_divided() {
+    let app = TestApp::start().await;
+    let (owner, developer, stranger) = (app.owner(), app.developer(), app.stranger());
+    let tell = async |kind: &str, actor: &Actor, organization, data| {
+        let event = cloud_event(kind, organization, actor.member_id, data);
+        app.tell(&[event]).await;
+    };
+    for nth in 0..3 {
+        let (id, _) = developer.personal_token(&format!("personal {nth}")).await;
+        let (other, _) = owner
+            .service_token(
+                &format!("service {nth}"),
+                "ToggleFlag",
+                "project/web:env/prod:flag/*",
+            )
+            .await;
+        stranger.personal_token(&format!("theirs {nth}")).await;
+        owner
+            .post(
+                &format!("/access-tokens/{other}/rotate"),
+                json!({ "overlapSeconds": 60 }),
+            )
+            .await;
+        owner.delete(&format!("/access-tokens/{other}")).await;
+        developer
+            .put(&format!("/access-tokens/{id}/deactivate"), json!({}))
+            .await;
+        tell(
+            "PermissionRevoked",
+            &developer,
+            app.organization_id,
+            json!({ "permission": "DeleteFlag" }),
+        )
+        .await;
+    }
+    developer.personal_token("active").await;
+    tell("MemberRemoved", &developer, app.organization_id, json!({})).await;
+    let event = cloud_event(
+        "OrganizationRemoved",
+        stranger.organization_id,
+        stranger.member_id,
+        json!({}),
+    );
+    app.tell(&[event]).await;
+    owner.personal_token("after").await;
+    app.catch_up().await;
+    let pool = app.database.pool.clone();
+    app.stop().await;
+    for read_model in ReadModel::ALL {
+        Runner::live(pool.clone(), read_model).catch_up().await.unwrap();
+    }
+    for (together, of_one, rest) in [
+        (1, 1_000, 1),
+        (1_000, 1, 1),
+        (7, 3, 2),
+        (2, 5, 100),
+        (1_000, 1_000, 1_000),
+    ] {
+        let rebuilds = eventually("locks are gone with the last", async || {
+            begin_all(&pool, Leftovers::Discard).await.ok()
+        })
+        .await;
+        let bounds = Bounds {
+            together,
+            of_one,
+            rest,
+        };
+        let mut replay = Replay::of(pool.clone(), rebuilds, Goal::End)
+            .await
+            .unwrap()
+            .within(bounds);
+        while replay.step().await.unwrap() {}
+        for rebuild in replay.into_rebuilds() {
+            let comparison = compare(&rebuild, 10).await.unwrap();
+            assert_eq!(
+                comparison.differing, 0,
+                "{bounds:?}: {:#?}",
+                comparison.differences
+            );
+            rebuild.discard().await.unwrap();
+        }
+    }
+}
+
+/// Tried: verified up to the end of the log, it finds no moment at which both are level; with `Leftovers::Discard`, what was
+/// interrupted is begun anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_model_that_stands_still_is_verified_where_it_stands() {
+    let app = TestApp::start().await;
+    app.owner().personal_token("template").await;
+    app.catch_up().await;
+    let database = app.database.clone();
+    let pool = database.pool.clone();
+    app.stop().await;
+    let stands = Runner::live(pool.clone(), ReadModel::AccessTokens)
+        .catch_up()
         .await
         .unwrap();
-    for rebuild in replay.into_rebuilds() {
-        assert_eq!(rebuild.switch().await.unwrap(), head, "all of the log");
+    fill_organizations(&pool, 3_000, 10).await;
+    let rebuild = Rebuild::begin(pool.clone(), ReadModel::AccessTokens, Leftovers::Resume)
+        .await
+        .unwrap();
+    let version = rebuild.version();
+    let mut replay = Replay::of(pool.clone(), vec![rebuild], Goal::End)
+        .await
+        .unwrap()
+        .within(FEW);
+    while replay.position() == 0 {
+        assert!(replay.step().await.unwrap());
+    }
+    let reached = replay.position();
+    drop(replay);
+
+    let verified = eventually("its lock is gone with it", async || {
+        let (status, said) = run(&database, &["replay", "--verify"]).await;
+        (!said.contains("another replay")).then_some((status, said))
+    })
+    .await;
+    let (status, said) = verified;
+    assert_eq!(status, Some(0), "{said}");
+    assert!(
+        said.contains(&format!("access_tokens: equal to a replay at position {stands}")),
+        "{said}"
+    );
+
+    let resumed = eventually("its lock is gone with it", async || {
+        Rebuild::begin(pool.clone(), ReadModel::AccessTokens, Leftovers::Resume)
+            .await
+            .ok()
+    })
+    .await;
+    assert_eq!(resumed.version(), version, "what was interrupted is still there");
+    let mut replay = Replay::of(pool.clone(), vec![resumed], Goal::End).await.unwrap();
+    replay.step().await.unwrap();
+    assert_eq!(replay.position(), reached);
+}
+
+/// Tried: with the error handed on, it exits 1.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_switch_is_a_success_though_the_tables_before_are_left_behind() {
+    let database = TestDatabase::new().await;
+    database
+        .pool
+        .execute(
+            "create function refuse() returns event_trigger language plpgsql as $$ begin raise 'not now'; end $$;
+             create event trigger no_drops on sql_drop execute function refuse()",
+        )
+        .await
+        .unwrap();
+    let (status, said) = run(&database, &["replay", "members"]).await;
+    assert_eq!(status, Some(0), "{said}");
+    assert!(
+        said.contains("members: version 2 is live")
+            && said.contains("the tables of the version before are still there"),
+        "{said}"
+    );
+    database
+        .pool
+        .execute("drop event trigger no_drops")
+        .await
+        .unwrap();
+    let (status, said) = run(&database, &["replay", "members"]).await;
+    assert_eq!(status, Some(0), "{said}");
+    let schemas: Vec<String> =
+        sqlx::query_scalar("select nspname::text from pg_namespace where nspname like 'members_v%'")
+            .fetch_all(&database.pool)
+            .await
+            .unwrap();
+    assert_eq!(schemas, ["members_v3"]);
+}
+
+/// Tried: without the count of positions; without looking at what an event is filed under.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_stops_at_what_is_missing_or_filed_wrongly() {
+    let app = TestApp::start().await;
+    for name in ["one", "two", "three"] {
+        app.owner().personal_token(name).await;
+    }
+    let database = app.database.clone();
+    app.stop().await;
+    let head: i64 = sqlx::query_scalar("select max(position) from events")
+        .fetch_one(&database.pool)
+        .await
+        .unwrap();
+    for (tampering, words) in [
+        (
+            format!("update events set organization_id = gen_random_uuid() where position = {head}"),
+            format!("the event at position {head} is filed under another organization"),
+        ),
+        (
+            format!("delete from events where position = {}", head - 1),
+            format!(
+                "position {} is missing from the log: the next one is {head}",
+                head - 1
+            ),
+        ),
+    ] {
+        let sql = format!("alter table events disable trigger all; {tampering}");
+        database.pool.execute(sql.as_str()).await.unwrap();
+        let (status, said) = run(&database, &["replay", "--all"]).await;
+        assert_eq!(status, Some(1), "{said}");
+        assert!(said.contains(&words), "{said}");
+        assert_eq!(live_version(&database.pool, "access_tokens").await, 1);
     }
 }
 

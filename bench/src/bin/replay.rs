@@ -19,10 +19,12 @@ use featbit_tokens::schema;
 use futures_util::TryStreamExt;
 use projections::compare::compare;
 use projections::log::head;
-use projections::rebuild::{Leftovers, Rebuild, Replay};
+use projections::rebuild::{Leftovers, Rebuild};
+use projections::replay::{Goal, Replay};
 use projections::runner::{ReadModel, Runner};
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolCopyExt;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 /// Of the rate of the raw read.
@@ -100,21 +102,23 @@ async fn measure_on(url: &str, arguments: &Arguments) -> Result<bool, Box<dyn Er
     for round in 1..=arguments.rounds {
         let (raw, bytes) = raw_read(&pool).await?;
         let (read_models, growth) = replay(&pool, events, round == 1).await?;
-        let index = follow(&pool, events).await?;
+        let index = start(&pool, events).await?;
+        let followed = follow(&pool).await?;
         let chain = verify(&pool, events).await?;
         grown = grown.max(growth);
         let ratio = raw.as_secs_f64() / (read_models + index).as_secs_f64();
         ratios.push(ratio);
         let rate = |time: Duration| seconds_to_rate(events, time);
         say(&format!(
-            "round {round}: raw {}/s ({:.2} s, {} MB), read models {}/s, index {}/s, both {}/s = {ratio:.3} of raw; \
-             chain verified {}/s",
+            "round {round}: raw {}/s ({:.2} s, {} MB), read models {:.2} s, index {:.2} s, both {}/s = {ratio:.3} of raw; \
+             index event by event {}/s, chain verified {}/s",
             rate(raw),
             raw.as_secs_f64(),
             bytes / 1_000_000,
-            rate(read_models),
-            rate(index),
+            read_models.as_secs_f64(),
+            index.as_secs_f64(),
             rate(read_models + index),
+            rate(followed),
             rate(chain),
         ));
     }
@@ -152,29 +156,25 @@ async fn raw_read(pool: &PgPool) -> Result<(Duration, usize), sqlx::Error> {
     Ok((started.elapsed(), bytes))
 }
 
-/// All read models, up to where they could be switched to; and how many megabytes more it took at the end.
+/// All read models, until they are live; and how many megabytes more it took at the end.
 async fn replay(pool: &PgPool, events: i64, is_compared: bool) -> Result<(Duration, u64), Box<dyn Error>> {
     let started = Instant::now();
     let mut rebuilds = Vec::new();
     for read_model in ReadModel::ALL {
         rebuilds.push(Rebuild::begin(pool.clone(), read_model, Leftovers::Discard).await?);
     }
-    let mut replay = Replay::of(pool.clone(), rebuilds).await?;
+    let mut replay = Replay::of(pool.clone(), rebuilds, Goal::End).await?;
     let (mut first, mut last) = (0, 0);
-    loop {
-        let goes_on = replay.step().await?;
+    while replay.step().await? {
         let half = if replay.position() * 2 < events {
             &mut first
         } else {
             &mut last
         };
         *half = resident_megabytes().max(*half);
-        if !goes_on {
-            break;
-        }
     }
     let rebuilds = replay.into_rebuilds();
-    let took = started.elapsed();
+    let mut took = started.elapsed();
     for rebuild in rebuilds {
         if is_compared {
             let comparison = compare(&rebuild, 10).await?;
@@ -182,30 +182,43 @@ async fn replay(pool: &PgPool, events: i64, is_compared: bool) -> Result<(Durati
                 return Err(format!("it differs from what is live: {:?}", comparison.differences).into());
             }
         }
-        rebuild.discard().await?;
+        let started = Instant::now();
+        rebuild.switch().await?;
+        took += started.elapsed();
     }
     Ok((took, last.saturating_sub(first)))
 }
 
-/// The index, from the beginning.
-async fn follow(pool: &PgPool, events: i64) -> Result<Duration, Box<dyn Error>> {
-    let clock = Clock::default();
-    let index = Arc::new(Index::new(Fence::new(clock.boot().clone())));
-    let max_staleness = Duration::from_secs(1);
-    let mut tailer = Tailer::new(
-        pool.clone(),
-        Arc::clone(&index),
-        clock,
-        Uuid::now_v7(),
-        max_staleness,
-    );
+/// The index, as a node makes it when it starts: from the read model that was just replayed, and what is after it.
+async fn start(pool: &PgPool, events: i64) -> Result<Duration, Box<dyn Error>> {
+    let (mut tailer, index) = tailer(pool);
     let started = Instant::now();
+    tailer.start(&CancellationToken::new()).await?;
     while matches!(tailer.step(0).await?, Read::More) {}
     let took = started.elapsed();
     if index.position() != events {
         return Err(format!("the index came to {} only", index.position()).into());
     }
     Ok(took)
+}
+
+/// The index from position 0, event by event: no node does that, unless it is there from the log's beginning.
+async fn follow(pool: &PgPool) -> Result<Duration, Box<dyn Error>> {
+    let (mut tailer, _) = tailer(pool);
+    let started = Instant::now();
+    while matches!(tailer.step(0).await?, Read::More) {}
+    Ok(started.elapsed())
+}
+
+fn tailer(pool: &PgPool) -> (Tailer, Arc<Index>) {
+    let clock = Clock::default();
+    let index = Arc::new(Index::new(Fence::new(clock.boot().clone())));
+    let max_staleness = Duration::from_secs(1);
+    let (pool, node) = (pool.clone(), Uuid::now_v7());
+    (
+        Tailer::new(pool, Arc::clone(&index), clock, node, max_staleness),
+        index,
+    )
 }
 
 /// The chain of hashes, as `audit verify` follows it.

@@ -174,6 +174,22 @@ impl AccessTokenEvent {
         "access_token.removed",
     ];
 
+    /// In which organization it happened.
+    #[must_use]
+    pub fn organization_id(&self) -> OrganizationId {
+        match self {
+            Self::Created(created) => created.organization_id,
+            Self::Renamed { organization_id, .. }
+            | Self::DescriptionChanged { organization_id, .. }
+            | Self::ExpiryChanged { organization_id, .. }
+            | Self::AllowedIpsChanged { organization_id, .. }
+            | Self::SecretRotated { organization_id, .. }
+            | Self::Activated { organization_id, .. }
+            | Self::Deactivated { organization_id, .. }
+            | Self::Removed { organization_id, .. } => *organization_id,
+        }
+    }
+
     /// To which token it happened.
     #[must_use]
     pub fn token_id(&self) -> TokenId {

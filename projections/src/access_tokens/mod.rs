@@ -7,6 +7,7 @@ mod queries;
 mod rows;
 
 pub use queries::{AccessTokenRow, Filter, Page, find, is_name_used, list};
+pub(crate) use rows::Rows;
 
 use domain::access_token::{AccessTokenEvent, DeactivationReason};
 use domain::ids::OrganizationId;
@@ -16,7 +17,7 @@ use sqlx::PgConnection;
 
 use crate::log::{Fact, RecordedEvent};
 use crate::runner::ProjectError;
-use rows::{Row, Rows};
+use rows::Row;
 
 /// Takes events, of which an organization's removal stands alone.
 pub(crate) async fn project(
@@ -25,12 +26,9 @@ pub(crate) async fn project(
 ) -> Result<(), ProjectError> {
     let mut rows = Rows::touched_by(connection, events).await?;
     for event in events {
-        match &event.fact {
-            Fact::AccessToken(fact) => access_token(&mut rows, event, fact)?,
-            Fact::Member(fact) => member(&mut rows, event, fact)?,
-            Fact::Organization(OrganizationEvent::Removed { organization_id }) => {
-                organization_removed(connection, event, *organization_id).await?;
-            }
+        apply(&mut rows, event)?;
+        if let Fact::Organization(OrganizationEvent::Removed { organization_id }) = &event.fact {
+            organization_removed(connection, event, *organization_id).await?;
         }
     }
     rows.store(connection).await
@@ -45,6 +43,18 @@ pub(crate) fn wants(event_type: &str) -> bool {
 pub(crate) fn takes_together(one: &RecordedEvent, next: &RecordedEvent) -> bool {
     let is_one_of_many = |event: &RecordedEvent| !matches!(event.fact, Fact::Organization(_));
     is_one_of_many(one) && is_one_of_many(next)
+}
+
+/// What an event changes in the rows that are held.
+pub(crate) fn apply(rows: &mut Rows, event: &RecordedEvent) -> Result<(), ProjectError> {
+    match &event.fact {
+        Fact::AccessToken(fact) => access_token(rows, event, fact),
+        Fact::Member(fact) => member(rows, event, fact),
+        Fact::Organization(OrganizationEvent::Removed { organization_id }) => {
+            rows.remove_all_of(*organization_id, event.recorded_at);
+            Ok(())
+        }
+    }
 }
 
 /// What each event of a token changes in its row.
@@ -128,6 +138,7 @@ fn member(rows: &mut Rows, event: &RecordedEvent, fact: &MemberEvent) -> Result<
     Ok(())
 }
 
+/// The rows that are not held.
 async fn organization_removed(
     connection: &mut PgConnection,
     event: &RecordedEvent,

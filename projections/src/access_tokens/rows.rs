@@ -12,9 +12,32 @@ use sqlx::types::Json;
 use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
 
+use crate::copy::NewRows;
 use crate::log::{Fact, RecordedEvent};
 use crate::runner::ProjectError;
 
+/// The columns of a row, as [`Row::put`] writes them.
+const COLUMNS: [&str; 19] = [
+    "id",
+    "name",
+    "name_key",
+    "description",
+    "status",
+    "inactive_reason",
+    "membership_number",
+    "expires_at",
+    "allowed_ips",
+    "digest",
+    "hint",
+    "updated_at",
+    "removed_at",
+    "organization_id",
+    "creator_id",
+    "token_type",
+    "statements",
+    "created_at",
+    "created_position",
+];
 const ACTIVE: &str = "Active";
 const INACTIVE: &str = "Inactive";
 
@@ -111,6 +134,46 @@ impl Row {
         self.inactive_reason = Some(reason.code().to_owned());
     }
 
+    fn change_at(&mut self, at: DateTime<Utc>) {
+        self.updated_at = at;
+        if let Origin::Stored = self.origin {
+            self.origin = Origin::Changed;
+        }
+    }
+
+    /// As it is in the table, where it was created by one of these events.
+    fn put(&self, rows: &mut NewRows) -> Result<(), ProjectError> {
+        let Origin::Created {
+            statements,
+            at,
+            position,
+        } = &self.origin
+        else {
+            return Ok(());
+        };
+        let allowed_ips: Vec<&str> = self.allowed_ips.split_terminator(',').collect();
+        rows.begin()?;
+        rows.put(self.id)?;
+        rows.put(self.name.as_str())?;
+        rows.put(self.name_key.as_str())?;
+        rows.put(self.description.as_deref())?;
+        rows.put(self.status.as_str())?;
+        rows.put(self.inactive_reason.as_deref())?;
+        rows.put(self.membership_number)?;
+        rows.put(self.expires_at)?;
+        rows.put(allowed_ips)?;
+        rows.put(self.digest.as_slice())?;
+        rows.put(self.hint.as_str())?;
+        rows.put(self.updated_at)?;
+        rows.put(self.removed_at)?;
+        rows.put(self.organization_id)?;
+        rows.put(self.creator_id)?;
+        rows.put(self.token_type.as_str())?;
+        rows.put_jsonb(&serde_json::to_string(statements)?)?;
+        rows.put(*at)?;
+        rows.put(*position)
+    }
+
     fn is_personal(&self) -> bool {
         self.token_type == TokenType::Personal.as_str()
     }
@@ -118,9 +181,9 @@ impl Row {
 
 /// Rows by their token's id.
 #[derive(Debug, Default)]
-pub(super) struct Rows {
+pub(crate) struct Rows {
     by_id: HashMap<Uuid, Row>,
-    /// The personal tokens of those members of whom one is removed by these events.
+    /// The personal tokens among them, by organization and creator.
     by_creator: HashMap<(Uuid, Uuid), Vec<Uuid>>,
     /// In the order in which they were created.
     created: Vec<Uuid>,
@@ -134,7 +197,7 @@ impl Rows {
     ) -> Result<Self, ProjectError> {
         let mut touched = BTreeSet::new();
         let mut created = BTreeSet::new();
-        let mut rows = Self::default();
+        let mut removed = BTreeSet::new();
         for event in events {
             match &event.fact {
                 Fact::AccessToken(AccessTokenEvent::Created(token)) => {
@@ -148,14 +211,14 @@ impl Rows {
                     member_id,
                     ..
                 }) => {
-                    rows.by_creator
-                        .insert((organization_id.as_uuid(), member_id.as_uuid()), Vec::new());
+                    removed.insert((organization_id.as_uuid(), member_id.as_uuid()));
                 }
                 Fact::Member(_) | Fact::Organization(_) => {}
             }
         }
         let touched: Vec<Uuid> = touched.difference(&created).copied().collect();
-        let (organizations, creators): (Vec<Uuid>, Vec<Uuid>) = rows.by_creator.keys().copied().unzip();
+        let (organizations, creators): (Vec<Uuid>, Vec<Uuid>) = removed.into_iter().unzip();
+        let mut rows = Self::default();
         if touched.is_empty() && creators.is_empty() {
             return Ok(rows);
         }
@@ -185,10 +248,8 @@ impl Rows {
 
     fn hold(&mut self, row: Row) {
         let creator = (row.organization_id, row.creator_id);
-        if row.is_personal()
-            && let Some(theirs) = self.by_creator.get_mut(&creator)
-        {
-            theirs.push(row.id);
+        if row.is_personal() {
+            self.by_creator.entry(creator).or_default().push(row.id);
         }
         self.by_id.insert(row.id, row);
     }
@@ -208,14 +269,11 @@ impl Rows {
     pub(super) fn change(&mut self, token_id: TokenId, at: DateTime<Utc>, change: impl FnOnce(&mut Row)) {
         if let Some(row) = self.by_id.get_mut(&token_id.as_uuid()) {
             change(row);
-            row.updated_at = at;
-            if let Origin::Stored = row.origin {
-                row.origin = Origin::Changed;
-            }
+            row.change_at(at);
         }
     }
 
-    /// The personal tokens of a member who is removed by one of these events.
+    /// The personal tokens of a member, as far as they are held.
     pub(super) fn personal_tokens_of(
         &self,
         organization_id: OrganizationId,
@@ -224,6 +282,25 @@ impl Rows {
         let creator = (organization_id.as_uuid(), member_id.as_uuid());
         let theirs = self.by_creator.get(&creator).into_iter().flatten();
         theirs.map(|id| TokenId::from(*id)).collect()
+    }
+
+    /// Those of an organization that was removed.
+    pub(super) fn remove_all_of(&mut self, organization_id: OrganizationId, at: DateTime<Utc>) {
+        let organization_id = organization_id.as_uuid();
+        let theirs = self.by_id.values_mut();
+        for row in theirs.filter(|row| row.organization_id == organization_id && row.removed_at.is_none()) {
+            row.removed_at = Some(at);
+            row.change_at(at);
+        }
+    }
+
+    /// All of them, where the table has none of them.
+    pub(crate) fn all_new(self) -> Result<NewRows, ProjectError> {
+        let mut rows = NewRows::of("access_tokens", &COLUMNS);
+        for row in self.created.iter().filter_map(|id| self.by_id.get(id)) {
+            row.put(&mut rows)?;
+        }
+        Ok(rows)
     }
 
     /// Writes what is new and what has changed.

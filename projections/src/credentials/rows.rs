@@ -15,6 +15,7 @@ use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use super::{CreatorRow, CredentialRow, MemberKey};
+use crate::copy::NewRows;
 use crate::runner::ProjectError;
 
 /// The columns that [`credential`] reads, in its order.
@@ -22,6 +23,25 @@ pub(super) const CREDENTIAL_COLUMNS: &str = "token_id, organization_id, creator_
     state, membership_number, expires_at, allowed_ips, digest, previous_digest, previous_until, rules, statement_ids";
 /// Those of [`creator`].
 pub(super) const CREATOR_COLUMNS: &str = "organization_id, member_id, state, sequence, has_ended";
+/// The same, one by one, as [`new_credentials`] writes them.
+const NEW_CREDENTIAL: [&str; 14] = [
+    "token_id",
+    "organization_id",
+    "creator_id",
+    "created_position",
+    "token_type",
+    "state",
+    "membership_number",
+    "expires_at",
+    "allowed_ips",
+    "digest",
+    "previous_digest",
+    "previous_until",
+    "rules",
+    "statement_ids",
+];
+/// As [`new_creators`] writes them.
+const NEW_CREATOR: [&str; 5] = ["organization_id", "member_id", "state", "sequence", "has_ended"];
 
 /// Why a stored row is of no use.
 #[derive(Debug, thiserror::Error)]
@@ -148,6 +168,62 @@ pub(super) fn creator(row: &PgRow) -> Result<(MemberKey, CreatorRow), sqlx::Erro
     Ok(((organization_id, member_id), row))
 }
 
+pub(super) fn new_credentials(
+    credentials: impl Iterator<Item = CredentialRow>,
+) -> Result<NewRows, ProjectError> {
+    let mut rows = NewRows::of("credentials", &NEW_CREDENTIAL);
+    for row in credentials {
+        let credential = &row.credential;
+        let allowed_ips: Vec<String> = credential.allowed_ips.iter().map(ToString::to_string).collect();
+        let previous = credential.secrets.previous();
+        rows.begin()?;
+        rows.put(row.token_id.as_uuid())?;
+        rows.put(credential.organization_id.as_uuid())?;
+        rows.put(row.creator_id.as_uuid())?;
+        rows.put(row.created_position)?;
+        rows.put(credential.token_type.as_str())?;
+        rows.put(credential.state.as_str())?;
+        rows.put(i32::try_from(credential.membership_number)?)?;
+        rows.put(credential.expires_at)?;
+        rows.put(allowed_ips)?;
+        rows.put(credential.secrets.current().as_bytes().as_slice())?;
+        rows.put(previous.as_ref().map(|(digest, _)| digest.as_bytes().as_slice()))?;
+        rows.put(previous.as_ref().map(|(_, until)| *until))?;
+        rows.put(rules(&credential.permission)?)?;
+        let ids = statement_ids(&credential.permission);
+        rows.put(ids.map(|ids| serde_json::to_string(&ids)).transpose()?)?;
+    }
+    Ok(rows)
+}
+
+pub(super) fn new_creators(creators: BTreeMap<MemberKey, CreatorRow>) -> Result<NewRows, ProjectError> {
+    let mut rows = NewRows::of("creators", &NEW_CREATOR);
+    for ((organization_id, member_id), row) in creators {
+        rows.begin()?;
+        rows.put(organization_id.as_uuid())?;
+        rows.put(member_id.as_uuid())?;
+        rows.put(serde_json::to_string(&row.member)?)?;
+        rows.put(row.sequence)?;
+        rows.put(row.has_ended)?;
+    }
+    Ok(rows)
+}
+
+/// The text of a permission without ids; none where there is nothing in it.
+fn rules(permission: &Granted) -> Result<Option<String>, serde_json::Error> {
+    let is_something = !permission.is_empty();
+    is_something
+        .then(|| serde_json::to_string(permission.rules().as_ref()))
+        .transpose()
+}
+
+/// What its statements are called; none where none has a name.
+fn statement_ids(permission: &Granted) -> Option<Vec<Option<String>>> {
+    let ids = permission.statement_ids();
+    let ids: Vec<Option<String>> = ids.map(|id| id.map(ToString::to_string)).collect();
+    (!ids.is_empty()).then_some(ids)
+}
+
 pub(super) async fn store_credentials(
     connection: &mut PgConnection,
     rows: impl Iterator<Item = &CredentialRow>,
@@ -218,16 +294,6 @@ impl Columns {
         let credential = &row.credential;
         let allowed_ips: Vec<String> = credential.allowed_ips.iter().map(ToString::to_string).collect();
         let previous = credential.secrets.previous();
-        let permission = &credential.permission;
-        let rules = if permission.is_empty() {
-            None
-        } else {
-            Some(serde_json::to_string(permission.rules().as_ref())?)
-        };
-        let ids: Vec<Option<String>> = permission
-            .statement_ids()
-            .map(|id| id.map(ToString::to_string))
-            .collect();
         self.token_ids.push(row.token_id.as_uuid());
         self.organizations.push(credential.organization_id.as_uuid());
         self.creators.push(row.creator_id.as_uuid());
@@ -243,8 +309,9 @@ impl Columns {
         self.previous_digests
             .push(previous.map(|(digest, _)| digest.as_bytes().to_vec()));
         self.previous_until.push(previous.map(|(_, until)| until));
-        self.rules.push(rules);
-        self.statement_ids.push((!ids.is_empty()).then_some(Json(ids)));
+        self.rules.push(rules(&credential.permission)?);
+        self.statement_ids
+            .push(statement_ids(&credential.permission).map(Json));
         Ok(())
     }
 }

@@ -93,3 +93,50 @@ async fn a_history_is_told_in_words() {
         ]
     );
 }
+
+/// Tried: both streams read up to ten thousand events each, the creator's from its beginning.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_history_does_not_end_where_its_creators_is_long() {
+    let app = TestApp::start().await;
+    let (owner, developer) = (app.owner(), app.developer());
+    let (id, _) = developer.personal_token("ci").await;
+    sqlx::query(
+        "with last as (select * from events where aggregate_type = 'member' and aggregate_id = $1 order by sequence desc limit 1),
+              head as (select max(position) as position from events)
+         insert into events
+         select head.position + n, 'member', $1, last.sequence + n, 'member.message_dropped', '1.0.0',
+                json_build_object('event', 'member.message_dropped', 'organizationId', last.organization_id,
+                    'memberId', $2, 'parkedId', gen_random_uuid(), 'reason', 'malformed'),
+                last.metadata, last.organization_id, clock_timestamp(), sha256(n::text::bytea)
+         from last, head, generate_series(1, 10010) n",
+    )
+    .bind(format!("{}:{}", app.organization_id, developer.member_id))
+    .bind(developer.member_id.as_uuid())
+    .execute(&app.database.pool)
+    .await
+    .unwrap();
+    app.tell(&[cloud_event(
+        "MemberRemoved",
+        app.organization_id,
+        developer.member_id,
+        json!({}),
+    )])
+    .await;
+    let history = eventually("the reactor has answered", async || {
+        let answer = owner
+            .get(&format!("{}/history?pageSize=5&pageIndex=2002", at(&id)))
+            .await;
+        let data = answer.body["data"].clone();
+        (data["totalCount"] == 10_013).then_some(data)
+    })
+    .await;
+    let items = history["items"].as_array().unwrap();
+    let left_at = items[1]["position"].as_i64().unwrap();
+    let told: Vec<&str> = items.iter().map(|item| item["text"].as_str().unwrap()).collect();
+    let deactivated = format!(
+        "deactivated: its creator left the organization (event {},{:03})",
+        left_at / 1000,
+        left_at % 1000
+    );
+    assert_eq!(told[1..], ["its creator left the organization", &deactivated]);
+}

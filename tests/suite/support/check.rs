@@ -1,7 +1,8 @@
 //! What must be true of any log and any read model, whatever has happened to the service.
 
 use projections::compare::compare;
-use projections::rebuild::{Leftovers, Rebuild, Replay};
+use projections::rebuild::{Leftovers, Rebuild};
+use projections::replay::{Goal, Replay};
 use projections::runner::{ReadModel, Runner};
 use sha2::{Digest, Sha256};
 use sqlx::{PgPool, Row};
@@ -85,7 +86,9 @@ pub async fn read_models_equal_a_replay(pool: &PgPool, head: i64) {
         let rebuild = Rebuild::begin(pool.clone(), read_model, Leftovers::Discard)
             .await
             .expect("a replay");
-        let mut replay = Replay::of(pool.clone(), vec![rebuild]).await.expect("a replay");
+        let mut replay = Replay::of(pool.clone(), vec![rebuild], Goal::Live)
+            .await
+            .expect("a replay");
         while replay.step().await.expect("the replay") {}
         for rebuild in replay.into_rebuilds() {
             let comparison = compare(&rebuild, 10).await.expect("a comparison");
