@@ -11,6 +11,7 @@ mod releasing;
 mod removals;
 mod soak;
 mod somebody;
+mod stamina;
 mod watched;
 
 /// Each function once per broker.
