@@ -9,7 +9,8 @@
 # where they came from, and committed: the same messages, once A has them and the read models have caught up.
 #
 # In turn, round by round. A meets its target with 20,000 events a second, or with half of what B reaches. The node's memory
-# is printed after each round: it is to be flat.
+# is printed after each round: it is to be flat, for it is the same members that are spoken of in each. And the processors'
+# time that an event took, which the machine's other work changes less than the rate.
 
 bench() {
     local rounds=5 events=100000 members=5000
@@ -38,28 +39,33 @@ bench() {
     "$membership" send --seed 0 --members 1 --events 0 --kafka "$TEST_KAFKA_BOOTSTRAP_SERVERS" --topic featbit-membership >/dev/null
     # Lag is no matter here: a node that is behind denies, and takes events all the same.
     start_node --kafka-bootstrap "$TEST_KAFKA_BOOTSTRAP_SERVERS"
-    local round begin sent from a_ms copied b_ms a b memory verdict
+    local round begin sent from a_ms node_us postgres_us copied b_ms a b memory verdict
     : >"$work/rounds"
     for ((round = 0; round <= rounds; round++)); do
         begin=$(stored_offsets)
         from=$(sql <<<"select string_agg(partition || ':' || next_offset, ',') from kafka_offsets where topic = '$TOPIC'")
         a_ms=$(date +%s%3N)
-        sent=$("$membership" send --seed "$round" --members "$members" --events "$events" --kafka "$KAFKA" --topic "$TOPIC")
-        while [ "$(stored_offsets)" -lt $((begin + sent)) ]; do sleep 0.05; done
+        node_us=$(node_cpu_ms) postgres_us=$(postgres_cpu_ms)
+        sent=$("$membership" send --seed "$round" --people 0 --first $((round * 1000000)) --members "$members" \
+            --events "$events" --kafka "$KAFKA" --topic "$TOPIC")
+        wait_for_offsets $((begin + sent))
         a_ms=$(($(date +%s%3N) - a_ms))
         wait_for_read_models
+        node_us=$((($(node_cpu_ms) - node_us) * 1000 / sent)) postgres_us=$((($(postgres_cpu_ms) - postgres_us) * 1000 / sent))
         read -r copied b_ms < <("$membership" copy --database-url "$DATABASE_URL" --kafka "$KAFKA" --topic "$TOPIC" --from "$from")
         [ "$copied" -ge "$sent" ] || fail "only $copied of $sent messages were copied"
         a=$((sent * 1000 / a_ms)) b=$((copied * 1000 / b_ms))
         memory=$(awk '/^VmRSS/ { print int($2 / 1024) }' "/proc/$node/status")
-        say "round $round: A $a/s, B $b/s, $(awk "BEGIN { printf \"%.3f\", $a / $b }"); the node has $memory MiB$([ "$round" -gt 0 ] || echo ' (to warm up)')"
-        if [ "$round" -gt 0 ]; then awk "BEGIN { print $a, $b, $a / $b, $memory }" >>"$work/rounds"; fi
+        say "round $round: A $a/s, B $b/s, $(awk "BEGIN { printf \"%.3f\", $a / $b }"); an event took $node_us us of the node and $postgres_us us of PostgreSQL; the node has $memory MiB$([ "$round" -gt 0 ] || echo ' (to warm up)')"
+        if [ "$round" -gt 0 ]; then awk "BEGIN { print $a, $b, $a / $b, $memory, $node_us, $postgres_us }" >>"$work/rounds"; fi
     done
     printf '%-55s %9s %9s %9s\n' '' min median max
     printf '%-55s %9s %9s %9s\n' "A  membership events, a second" $(cut -d ' ' -f 1 "$work/rounds" | spread %.0f) \
         "B  raw batched inserts of the same messages, a second" $(cut -d ' ' -f 2 "$work/rounds" | spread %.0f) \
         "A/B, round by round" $(cut -d ' ' -f 3 "$work/rounds" | spread %.3f) \
-        "memory of the node, MiB" $(cut -d ' ' -f 4 "$work/rounds" | spread %.0f)
+        "memory of the node, MiB" $(cut -d ' ' -f 4 "$work/rounds" | spread %.0f) \
+        "CPU an event, us: the node" $(cut -d ' ' -f 5 "$work/rounds" | spread %.0f) \
+        "                  PostgreSQL" $(cut -d ' ' -f 6 "$work/rounds" | spread %.0f)
     read -r _ a _ < <(cut -d ' ' -f 1 "$work/rounds" | spread %.0f)
     read -r _ b _ < <(cut -d ' ' -f 3 "$work/rounds" | spread %.3f)
     verdict=$(awk "BEGIN { print ($a >= 20000 || $b >= 0.5) ? \"PASS\" : \"FAIL\" }")
@@ -73,6 +79,19 @@ intake_usage() {
 }
 
 stored_offsets() { sql <<<"select coalesce(sum(next_offset), 0) from kafka_offsets where topic = '$TOPIC'"; }
+
+# By one connection: to open one for each look takes a tenth of what is measured.
+wait_for_offsets() { # SUM
+    sql >/dev/null <<SQL
+do \$\$ begin
+    while (select coalesce(sum(next_offset), 0) < $1 from kafka_offsets where topic = '$TOPIC') loop
+        perform pg_sleep(0.05);
+        -- holds up no clearing away
+        commit;
+    end loop;
+end \$\$
+SQL
+}
 
 wait_for_read_models() {
     local head tenths

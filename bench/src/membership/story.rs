@@ -23,6 +23,12 @@ pub struct Story {
     /// Garbage among them, a hundred thousand
     #[arg(long, default_value_t = 100)]
     pub garbage: usize,
+    /// Draws who the members are, where it is not the seed: those of another story
+    #[arg(long)]
+    pub people: Option<u64>,
+    /// The version of what is said first of each member: past those of another story
+    #[arg(long, default_value_t = 0)]
+    pub first: u64,
 }
 
 /// One message.
@@ -129,18 +135,22 @@ impl Story {
     /// Whose member.
     #[must_use]
     pub fn organization(&self, member: usize) -> Uuid {
-        self.id("organization", member.div_euclid(100), 0)
+        Self::id(self.people(), "organization", member.div_euclid(100), 0)
     }
 
     /// A member's id.
     #[must_use]
     pub fn member(&self, member: usize) -> Uuid {
-        self.id("member", member, 0)
+        Self::id(self.people(), "member", member, 0)
     }
 
-    fn id(&self, what: &str, one: usize, two: u64) -> Uuid {
+    fn people(&self) -> u64 {
+        self.people.unwrap_or(self.seed)
+    }
+
+    fn id(seed: u64, what: &str, one: usize, two: u64) -> Uuid {
         use sha2::{Digest, Sha256};
-        let digest = Sha256::digest(format!("{what} {} {one} {two}", self.seed));
+        let digest = Sha256::digest(format!("{what} {seed} {one} {two}"));
         let bytes = digest.first_chunk::<16>().copied().unwrap_or_default();
         uuid::Builder::from_random_bytes(bytes).into_uuid()
     }
@@ -226,11 +236,11 @@ impl Story {
             data.insert("organizationId".to_owned(), json!(self.organization(member)));
             data.insert("memberId".to_owned(), json!(self.member(member)));
             if Self::has_versions(member) {
-                data.insert("version".to_owned(), json!(nth));
+                data.insert("version".to_owned(), json!(self.first.saturating_add(nth)));
             }
         }
         json!({
-            "specversion": "1.0", "id": self.id("event", member, nth), "source": "/bench", "time": "2026-11-25T10:00:00Z",
+            "specversion": "1.0", "id": Self::id(self.seed, "event", member, nth), "source": "/bench", "time": "2026-11-25T10:00:00Z",
             "type": format!("featbit.membership.{kind}"), "data": data,
         })
     }

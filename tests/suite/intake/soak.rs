@@ -26,6 +26,8 @@ async fn a_story_that_is_told_through_faults_is_what_the_model_makes_of_it(broke
         events: 4000,
         repeats: 50,
         garbage: 300,
+        people: None,
+        first: 0,
     };
     let database = TestDatabase::new().await;
     let ports = [free_port(), free_port()];

@@ -58,7 +58,7 @@ async fn a_slow_store_gets_everything_once_and_in_order(broker: Broker) {
     app.stop().await;
 }
 
-/// Tried: with a deactivation that does not look whether it has happened, by a step that is taken again.
+/// What one has done and not written down the other does again, which must come to nothing.
 async fn two_reactors_of_which_one_is_killed_deactivate_each_token_exactly_once(broker: Broker) {
     const MEMBERS: usize = 12;
     const TOKENS: i64 = 60;
