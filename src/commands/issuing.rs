@@ -129,6 +129,24 @@ impl Commands {
         }
     }
 
+    /// What came of the same command before, for whoever could not ask for it any more by now.
+    ///
+    /// # Errors
+    /// `Forbidden` as for a new one; `IdempotencyKeyReused`.
+    pub async fn created_before(
+        &self,
+        caller: &Caller,
+        new: &NewToken,
+        key: &IdempotencyKey,
+    ) -> Result<Option<Done<Issuing>>, CommandError> {
+        let creator = load_caller(&self.unit(&Actor::Member(caller.clone())), caller).await?;
+        let is_covered = || is_under_ceiling(&creator, new.token_type, &new.statements);
+        if !may_create(&creator, new.token_type) || !self.weigh(&creator, &new.statements, is_covered).await {
+            return Err(CommandError::Forbidden);
+        }
+        self.already_done(caller, key, Effect::Gives).await
+    }
+
     /// Gives a token another secret; the one before goes on working for the overlap.
     ///
     /// # Errors

@@ -48,6 +48,8 @@ struct Progress {
     nth: i64,
     /// Whose first message can't be taken: nothing of theirs is, from there on.
     held: HashSet<MemberKey>,
+    /// What was taken of them by this retry: of two that hold the same key the first one counts.
+    keys: HashSet<InboxKey>,
     taken: Taken,
 }
 
@@ -68,27 +70,33 @@ impl Commands {
         let members = connected(&self.pool, id).await?;
         let mut progress = Progress::default();
         let mut attempts = Attempts::default();
-        // Where the log refuses something of a chunk, its messages are tried one by one.
+        // Where the log refuses something of a chunk it is tried in halves, down to what is refused.
         let (mut limit, mut is_unfit) = (CHUNK, false);
         loop {
             let unit = self.unit(by);
             must_manage(&unit, by).await?;
             let chunk = next_chunk(&self.pool, id, &members, progress.nth, limit).await?;
             let mut next = progress.clone();
-            if chunk.is_empty() {
-                for member in members.iter().filter(|member| !progress.held.contains(*member)) {
-                    release(&unit, *member).await?;
-                }
-            } else if is_unfit {
+            if is_unfit {
                 set_aside(&unit, &chunk, &mut next, UNFIT);
             } else {
                 stage(&self.pool, &unit, &chunk, &mut next, &understand).await?;
+            }
+            // With the last of them, not after it: a retry that was cut off in between could not be taken up again.
+            let is_last = chunk.is_empty()
+                || next_chunk(&self.pool, id, &members, next.nth, 1)
+                    .await?
+                    .is_empty();
+            if is_last {
+                for member in members.iter().filter(|member| !next.held.contains(*member)) {
+                    release(&unit, *member).await?;
+                }
             }
             let last = match self.append(&unit).await {
                 Ok(Some(Appended { last })) => last,
                 Err(CommandError::Unfit(_)) if !chunk.is_empty() && !is_unfit => {
                     is_unfit = chunk.len() == 1;
-                    limit = 1;
+                    limit = i64::try_from(chunk.len().div_euclid(2)).unwrap_or(CHUNK).max(1);
                     continue;
                 }
                 Ok(None) => {
@@ -97,14 +105,14 @@ impl Commands {
                 }
                 Err(error) => return Err(error),
             };
-            is_unfit = false;
             if let Some(last) = last {
                 next.taken.position = last.position;
             }
-            if chunk.is_empty() {
+            if is_last {
                 return self.retried(next.taken).await;
             }
             (progress, attempts) = (next, Attempts::default());
+            (limit, is_unfit) = (limit.saturating_mul(2).min(CHUNK), false);
         }
     }
 
@@ -123,12 +131,18 @@ impl Commands {
     ///
     /// # Errors
     /// `NotFound`, and for a member `Forbidden` unless it manages IAM and the message is its organization's alone.
-    pub async fn drop_parked(&self, by: &Actor, id: Uuid) -> Result<Done<()>, CommandError> {
+    pub async fn drop_parked(
+        &self,
+        by: &Actor,
+        id: Uuid,
+        understand: impl Fn(RawMessage) -> Message,
+    ) -> Result<Done<()>, CommandError> {
         let mut attempts = Attempts::default();
         loop {
             let unit = self.unit(by);
             must_manage(&unit, by).await?;
             let message = find_own(&self.pool, by, id).await?;
+            pass_key_on(&self.pool, &message, &understand).await?;
             unit.change_parked(ParkedChange::Gone { id });
             for member in &message.members {
                 let change = MemberChange::DropMessage {
@@ -212,7 +226,7 @@ async fn stage(
             if parked.is_erased || parked.members.iter().any(|member| progress.held.contains(member)) {
                 Outcome::Stays
             } else {
-                retry(unit, parked, message, &mut used).await?
+                retry(unit, parked, message, &mut used, &mut progress.keys).await?
             };
         match outcome {
             Outcome::Applied => {
@@ -304,6 +318,7 @@ async fn retry(
     parked: &Parked,
     message: &Message,
     used: &mut HashSet<InboxKey>,
+    taken: &mut HashSet<InboxKey>,
 ) -> Result<Outcome, CommandError> {
     let event = match &message.meaning {
         Ok(event) => event,
@@ -317,7 +332,7 @@ async fn retry(
     if is_elsewhere && is_behind_parked(unit, event).await? {
         return Ok(Outcome::Stays);
     }
-    if !parked.holds_key && used.contains(&event.key) {
+    if taken.contains(&event.key) || (!parked.holds_key && used.contains(&event.key)) {
         return Ok(Outcome::Repeated);
     }
     let outcome = match take(unit, event).await? {
@@ -329,7 +344,40 @@ async fn retry(
         unit.use_key(event.key.clone());
         used.insert(event.key.clone());
     }
+    taken.insert(event.key.clone());
     Ok(outcome)
+}
+
+/// What a message that is given up was known by goes to the first of its like that was parked before anybody could understand
+/// it, if there is one: taken later, that is no repetition of what was never taken.
+async fn pass_key_on(
+    pool: &PgPool,
+    message: &Parked,
+    understand: impl Fn(RawMessage) -> Message,
+) -> Result<(), CommandError> {
+    let key_of = |parked: &Parked| understand(parked.raw.clone()).meaning.ok().map(|event| event.key);
+    let Some(key) = key_of(message).filter(|_| message.holds_key) else {
+        return Ok(());
+    };
+    let members = message.members.iter().copied().collect();
+    let mut nth = 0;
+    loop {
+        let chunk = next_chunk(pool, message.id, &members, nth, CHUNK).await?;
+        let Some(last) = chunk.last() else {
+            return Ok(());
+        };
+        nth = last.nth;
+        let is_like_it = |parked: &&Parked| {
+            parked.id != message.id && !parked.holds_key && key_of(parked).as_ref() == Some(&key)
+        };
+        if let Some(like_it) = chunk.iter().find(is_like_it) {
+            sqlx::query("update parked_messages set holds_key = true where id = $1")
+                .bind(like_it.id)
+                .execute(pool)
+                .await?;
+            return Ok(());
+        }
+    }
 }
 
 async fn release(unit: &UnitOfWork, member: MemberKey) -> Result<(), CommandError> {

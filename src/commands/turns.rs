@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use domain::ids::TokenId;
 use tokio::sync::{Mutex, MutexGuard, Semaphore, SemaphorePermit};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::CommandError;
 
@@ -59,15 +59,16 @@ impl Turns {
     }
 
     async fn within(&self, patience: Duration, token_id: Option<TokenId>) -> Result<Turn<'_>, CommandError> {
+        let give_up = Instant::now() + patience;
         // First the lane: who waits for another command holds up nobody else.
         let lane = match token_id.and_then(|token_id| self.lane(token_id)) {
             Some(lane) => {
-                let turn = timeout(patience, lane.lock()).await;
+                let turn = timeout_at(give_up, lane.lock()).await;
                 Some(turn.map_err(|_| CommandError::Conflict)?)
             }
             None => None,
         };
-        let admitted = timeout(patience, self.at_once.acquire())
+        let admitted = timeout_at(give_up, self.at_once.acquire())
             .await
             .map_err(|late| CommandError::Unavailable(late.into()))?;
         Ok(Turn {
@@ -134,6 +135,27 @@ mod tests {
         for waiting in crowd {
             waiting.await.unwrap().unwrap();
         }
+    }
+
+    /// Tried: the whole of its patience for each.
+    #[tokio::test]
+    async fn the_lane_and_the_place_are_waited_for_no_longer_than_one_turn() {
+        let turns = Turns::default();
+        let token_id = TokenId::from(Uuid::from_u128(1));
+        let lane = turns.lane(token_id).unwrap().lock().await;
+        let _all = turns
+            .at_once
+            .acquire_many(u32::try_from(AT_ONCE).unwrap())
+            .await
+            .unwrap();
+        let since = Instant::now();
+        let patience = Duration::from_millis(400);
+        let (late, ()) = tokio::join!(turns.within(patience, Some(token_id)), async {
+            tokio::time::sleep(patience * 3 / 4).await;
+            drop(lane);
+        });
+        assert!(matches!(late, Err(CommandError::Unavailable(_))));
+        assert!(since.elapsed() < patience * 3 / 2, "{:?}", since.elapsed());
     }
 
     #[tokio::test]

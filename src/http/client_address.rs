@@ -16,13 +16,14 @@ pub(super) fn peer(extensions: &Extensions) -> IpAddr {
         .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |ConnectInfo(peer)| peer.ip())
 }
 
-/// The client's address, with so many trusted proxies between it and this node.
-pub(super) fn client_address(peer: IpAddr, headers: &HeaderMap, trusted_proxy_hops: u8) -> IpAddr {
-    usize::from(trusted_proxy_hops)
-        .checked_sub(1)
-        .and_then(|from_the_right| forwarded_for(headers, from_the_right))
-        .unwrap_or(peer)
-        .to_canonical()
+/// The client's address, with so many trusted proxies between it and this node. None where they don't say it: whoever came
+/// past one of them, or through one that does not write the header, is nobody known.
+pub(super) fn client_address(peer: IpAddr, headers: &HeaderMap, trusted_proxy_hops: u8) -> Option<IpAddr> {
+    let address = match usize::from(trusted_proxy_hops).checked_sub(1) {
+        None => peer,
+        Some(from_the_right) => forwarded_for(headers, from_the_right)?,
+    };
+    Some(address.to_canonical())
 }
 
 /// The entry so many places from the last one, over all lines of the header in their order. None where there are fewer, or
@@ -50,13 +51,15 @@ mod tests {
     use super::*;
 
     const PEER: &str = "192.0.2.1";
+    const UNKNOWN: &str = "unknown";
 
     fn address(lines: &[&[u8]], trusted_proxy_hops: u8) -> String {
         let mut headers = HeaderMap::new();
         for line in lines {
             headers.append(FORWARDED_FOR, HeaderValue::from_bytes(line).unwrap());
         }
-        client_address(PEER.parse().unwrap(), &headers, trusted_proxy_hops).to_string()
+        client_address(PEER.parse().unwrap(), &headers, trusted_proxy_hops)
+            .map_or_else(|| UNKNOWN.to_owned(), |address| address.to_string())
     }
 
     #[test]
@@ -73,12 +76,12 @@ mod tests {
             (2, "203.0.113.3"),
             (3, "203.0.113.2"),
             (4, "203.0.113.1"),
-            (5, PEER),
-            (255, PEER),
+            (5, UNKNOWN),
+            (255, UNKNOWN),
         ] {
             assert_eq!(address(&lines, hops), expected, "{hops}");
         }
-        assert_eq!(address(&[], 1), PEER);
+        assert_eq!(address(&[], 1), UNKNOWN);
     }
 
     #[test]
@@ -91,11 +94,11 @@ mod tests {
             "example.com",
             "_hidden",
         ] {
-            assert_eq!(address(&[entry.as_bytes()], 1), PEER, "{entry}");
+            assert_eq!(address(&[entry.as_bytes()], 1), UNKNOWN, "{entry}");
             let spoofed = format!("203.0.113.9, {entry}");
             assert_eq!(
                 address(&[spoofed.as_bytes()], 1),
-                PEER,
+                UNKNOWN,
                 "{entry}: nor is its neighbour taken"
             );
         }

@@ -33,7 +33,7 @@ impl Service {
     /// Counts a failed authentication by the client of this request. To be called where, and only where, the answer would
     /// be 401.
     pub(super) fn count_failure(&self, peer: IpAddr, headers: &HeaderMap) -> Result<(), TooManyFailures> {
-        let address = client_address(peer, headers, self.trusted_proxy_hops);
+        let address = client_address(peer, headers, self.trusted_proxy_hops).unwrap_or(peer.to_canonical());
         self.failed_attempts.count(address)
     }
 }

@@ -44,7 +44,7 @@ const BODY_PATIENCE: Duration = Duration::from_millis(100);
                    `FORWARD_AUTH_JWT` is `refuse`; that answer names no token. What is asked stands in `X-FeatBit-Action` and \
                    `X-FeatBit-Resource`, which the gateway has to set at each of its locations: where one forgets to, a \
                    client can. A header that is missing, empty, repeated or not UTF-8 is a 403. A token with `allowedIps` is \
-                   used from the address that `TRUSTED_PROXY_HOPS` makes out.",
+                   used from the address that `TRUSTED_PROXY_HOPS` makes out; where the proxies don't say it, from nowhere.",
     params(parameters::ForwardAuth),
     responses(
         (status = 200, description = "It may. No body.", headers(
@@ -104,7 +104,7 @@ async fn decide(
     service: &Service,
     digest: SecretDigest,
     asked: Option<Asked<'_>>,
-    address: IpAddr,
+    address: Option<IpAddr>,
 ) -> (Reason, Option<Bearer>) {
     let asked = asked.unwrap_or_default();
     reach(service, asked.at_least).await;
@@ -112,7 +112,7 @@ async fn decide(
         action: asked.action,
         resource: asked.resource,
         organization_id: None,
-        address: Some(address),
+        address,
         now: service.clock.now(),
     };
     service.index.decide_for_bearer(

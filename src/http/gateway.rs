@@ -26,7 +26,7 @@ pub(super) async fn admit<B: HttpBody<Data = Bytes> + Unpin>(
 ) -> Response {
     let request_id = request.headers().get(&REQUEST_ID).cloned();
     let mut response = if too_large(&request) {
-        Problem::TooLarge.into_response()
+        form.too_large()
     } else if has_key(service, request.headers()) {
         answer(request).await
     } else {
@@ -76,6 +76,25 @@ impl Form {
         match service.count_failure(peer, &parts.headers) {
             Ok(()) => self.unauthorized(),
             Err(too_many) => self.too_many(too_many),
+        }
+    }
+
+    fn too_large(self) -> Response {
+        let status = StatusCode::PAYLOAD_TOO_LARGE;
+        match self {
+            Self::AuthZen => refuse(status, "the headers and the path must be at most 16 KiB together"),
+            Self::FeatBit => Problem::TooLarge.into_response(),
+            Self::OAuth => introspection::refuse(status, "invalid_request"),
+        }
+    }
+
+    /// The path is there, for another method.
+    pub(super) fn wrong_method(self) -> Response {
+        let status = StatusCode::METHOD_NOT_ALLOWED;
+        match self {
+            Self::AuthZen => refuse(status, "the method must be POST"),
+            Self::FeatBit => Problem::MethodNotAllowed.into_response(),
+            Self::OAuth => introspection::refuse(status, "invalid_request"),
         }
     }
 

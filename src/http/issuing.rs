@@ -19,9 +19,9 @@ use super::openapi::schemas::Success;
 use super::openapi::{ACCESS_TOKENS, parameters, problems, token_bodies};
 use super::problem::Problem;
 use super::token_body::{CreatorBody, IssuedBody, TokenBody};
-use super::token_fields::{new_token, overlap};
-use crate::commands::Caller;
-use crate::commands::issuing::{Issued, Issuing, NewToken};
+use super::token_fields::{Limits, new_token, overlap};
+use crate::commands::issuing::{IdempotencyKey, Issued, Issuing, NewToken};
+use crate::commands::{Caller, Done};
 
 /// `POST /access-tokens`
 #[utoipa::path(
@@ -46,8 +46,13 @@ pub(super) async fn create(
     headers: HeaderMap,
     fields: Fields,
 ) -> Result<Response, Problem> {
-    let new = new_token(&fields, limits(&service))?;
-    let key = idempotency_key(&headers, "/access-tokens".to_owned(), &fields)?;
+    let new = new_token(&fields, limits(&service));
+    let key = idempotency_key(&headers, "/access-tokens".to_owned(), &fields);
+    let (new, key) = match (new, key) {
+        (Ok(new), key) => (new, key?),
+        (Err(problem), Ok(Some(key))) => return overtaken(&service, &known, &fields, &key, problem).await,
+        (Err(problem), _) => return Err(problem),
+    };
     let created = service
         .commands
         .create_token(&known.caller, new.clone(), key.as_ref())
@@ -59,6 +64,28 @@ pub(super) async fn create(
             let token = created_body(&service, &known, new, &issued).await;
             Ok(show(&known, token, &issued, created.position))
         }
+    }
+}
+
+/// A retry may come when the expiry that it names has passed: that it was done before says more than that it can't be any
+/// more.
+async fn overtaken(
+    service: &Service,
+    known: &KnownCaller,
+    fields: &Fields,
+    key: &IdempotencyKey,
+    problem: Problem,
+) -> Result<Response, Problem> {
+    let Ok(new) = new_token(fields, Limits::NONE) else {
+        return Err(problem);
+    };
+    match service.commands.created_before(&known.caller, &new, key).await? {
+        Some(Done {
+            value: Issuing::AlreadyDone(token_id),
+            position,
+            ..
+        }) => repeated(service, known, token_id, position).await,
+        Some(_) | None => Err(problem),
     }
 }
 

@@ -49,9 +49,9 @@ pub(super) struct TakenBody {
     post, path = "/membership/events", tag = MEMBERSHIP, operation_id = "sendMembershipEvents",
     security(("intakeKey" = [])),
     summary = "Tell what has happened to members",
-    description = "CloudEvents 1.0, as the membership topic has them: one, or a batch of at most 1,000, in their order. All \
-                   of them are taken or none. An event with a known `source` and `id` changes nothing, so a request that was \
-                   not answered can be sent again. One that can't be used is set aside, as in the topic. Where the service \
+    description = "CloudEvents 1.0, as the membership topic has them: one, or a batch of at most 1,000, in their order. An \
+                   event with a known `source` and `id` changes nothing, so a request that was not answered, or failed \
+                   after some of them were taken, can be sent again as it was. One that can't be used is set aside, as in the topic. Where the service \
                    reads a topic too, `version` is required: there is no order between the two. Answered when every event \
                    is in the log and no node decides without knowing it.",
     params(parameters::Wait),

@@ -213,7 +213,7 @@ fn introspection() -> OpenApiRouter<Service> {
 fn router(service: Service) -> Router {
     let enveloped = Router::from(enveloped())
         .fallback(|| async { Problem::NotFound })
-        .method_not_allowed_fallback(wrong_method)
+        .method_not_allowed_fallback(async || Problem::MethodNotAllowed)
         .layer(from_fn(body::bound_body))
         .layer(from_fn(bound_time))
         .layer(from_fn(bound_headers))
@@ -240,12 +240,8 @@ fn to_gateways(form: Form, routes: Router<Service>, service: &Service) -> Router
         .await
     };
     routes
-        .method_not_allowed_fallback(wrong_method)
+        .method_not_allowed_fallback(async move || form.wrong_method())
         .layer(from_fn_with_state(service.clone(), admit))
-}
-
-async fn wrong_method() -> Problem {
-    Problem::MethodNotAllowed
 }
 
 fn cors(service: &Service) -> CorsLayer {

@@ -157,7 +157,10 @@ pub(super) async fn drop(
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
     let by = Actor::Member(known.caller);
-    let dropped = service.commands.drop_parked(&by, parked_id(&id)?).await?;
+    let dropped = service
+        .commands
+        .drop_parked(&by, parked_id(&id)?, understand)
+        .await?;
     settle(&service, dropped.position).await;
     Ok(done_true(&dropped))
 }

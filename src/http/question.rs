@@ -25,6 +25,8 @@ use crate::authorization::Subject;
 
 /// Questions of one request.
 pub(super) const MAX_EVALUATIONS: usize = 512;
+/// Bytes of a resource's name: each of hundreds of questions may be matched against thousands of patterns.
+const MAX_RESOURCE: usize = 8 * 1024;
 /// Results of one page of a search.
 const MAX_RESULTS: usize = 100;
 
@@ -330,7 +332,7 @@ impl SearchBody<'_> {
         };
         let resource_id = match sought {
             Sought::Resource => "",
-            Sought::Subject | Sought::Action => resource.id.required("resource.id", STRING)?.as_ref(),
+            Sought::Subject | Sought::Action => resource.name()?,
         };
         let (subject, subject_id) = match sought {
             Sought::Subject => (Subject::Unknown, ""),
@@ -460,7 +462,7 @@ impl Question<'_> {
         Ok(Asked {
             subject: subject.parse()?,
             action: action.name.required("action.name", STRING)?,
-            resource: resource.id.required("resource.id", STRING)?,
+            resource: resource.name()?,
             organization_id: resource.organization()?,
             address: context
                 .and_then(|context| context.ip_address.given())
@@ -497,6 +499,14 @@ impl SubjectBody<'_> {
 }
 
 impl ResourceBody<'_> {
+    fn name(&self) -> Result<&str, String> {
+        let name = self.id.required("resource.id", STRING)?;
+        if name.len() > MAX_RESOURCE {
+            return Err(format!("resource.id must be at most {MAX_RESOURCE} bytes"));
+        }
+        Ok(name)
+    }
+
     /// An organization that can't be one matches nothing: the nil uuid is nobody's.
     fn organization(&self) -> Result<Option<OrganizationId>, String> {
         let properties = self.properties.optional("resource.properties", OBJECT)?;

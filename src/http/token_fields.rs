@@ -41,6 +41,14 @@ pub(super) struct Limits {
     pub(super) max_expiry_days: u32,
 }
 
+impl Limits {
+    /// Whatever can be written down.
+    pub(super) const NONE: Self = Self {
+        now: DateTime::UNIX_EPOCH,
+        max_expiry_days: u32::MAX,
+    };
+}
+
 /// Collects what is wrong, in the order in which it is looked at.
 #[derive(Default)]
 pub(super) struct Wrong(Vec<&'static str>);

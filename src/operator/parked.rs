@@ -86,7 +86,7 @@ pub async fn parked(database_url: &str, command: ParkedCommand) -> Result<(), Pa
         }
         ParkedCommand::Drop { id } => {
             let dropped = with_commands(&pool, async |commands| {
-                commands.drop_parked(&Actor::Operator, id).await
+                commands.drop_parked(&Actor::Operator, id, understand).await
             });
             dropped.await.map_err(|error| named(error, id))?;
             say("dropped");

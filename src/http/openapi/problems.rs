@@ -180,7 +180,7 @@ fn revoking(own: impl IntoIterator<Item = Problem>) -> Vec<Problem> {
     command(own.into_iter().chain(waiting))
 }
 
-/// The problems of decisions: a JSON string, except where the request does not come as far as the standard's binding.
+/// The problems of decisions: a JSON string.
 pub(in crate::http) struct OfDecisions;
 
 impl IntoResponses for OfDecisions {
@@ -194,10 +194,6 @@ impl IntoResponses for OfDecisions {
                 .build()
                 .into()
         };
-        let too_large = AnyOfBuilder::new()
-            .item(message())
-            .item(envelope(&["PayloadTooLarge"], Vec::new()))
-            .build();
         BTreeMap::from([
             (
                 "400".to_owned(),
@@ -224,9 +220,8 @@ impl IntoResponses for OfDecisions {
             (
                 "413".to_owned(),
                 said(
-                    "A body over 256 KiB (a JSON string says so), or headers and path over 16 KiB together (FeatBit's \
-                     envelope does).",
-                    too_large.into(),
+                    "A body over 256 KiB, or headers and path over 16 KiB together.",
+                    message(),
                 ),
             ),
         ])
@@ -251,9 +246,6 @@ impl IntoResponses for Introspection {
             let response = ResponseBuilder::new().description(description);
             RefOr::from(response.content("application/json", content).build())
         };
-        let too_large = AnyOfBuilder::new()
-            .item(error("invalid_request"))
-            .item(envelope(&["PayloadTooLarge"], Vec::new()));
         let answers = [
             (
                 "400",
@@ -268,7 +260,7 @@ impl IntoResponses for Introspection {
             (
                 "413",
                 "A body over 256 KiB, or headers and path over 16 KiB together.",
-                too_large.build().into(),
+                error("invalid_request"),
             ),
             (
                 "429",

@@ -190,3 +190,42 @@ async fn unknown_fields_of_a_question_are_ignored() {
     asked["action"]["properties"] = json!(7);
     assert_eq!(reason(&app.evaluate(asked).await.body), "allowed");
 }
+
+/// Five hundred questions about a name of 250 KiB would take a thread for as long as somebody likes. Tried: `MAX_RESOURCE`
+/// one higher, and one lower.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resource_has_a_name_of_at_most_8_kib() {
+    let app = TestApp::start().await;
+    let (_, secret) = app.owner().personal_token("mine").await;
+    let about = |length: usize| json!({ "type": "flag", "id": "x".repeat(length) });
+    let ask = async |path: &str, mut body: Value, length: usize| {
+        body["resource"] = about(length);
+        Answer::of(app.request(Method::POST, path).json(&body)).await
+    };
+    let asked = question(token(&secret), json!({}));
+    for path in [
+        "/access/v1/evaluation",
+        "/access/v1/evaluations",
+        "/access/v1/search/action",
+    ] {
+        let allowed = ask(path, asked.clone(), 8 * 1024).await;
+        assert_eq!(allowed.status, 200, "{path}: {}", allowed.text);
+        let refused = ask(path, asked.clone(), 8 * 1024 + 1).await;
+        assert_eq!(refused.status, 400, "{path}");
+        assert_eq!(refused.body, "resource.id must be at most 8192 bytes", "{path}");
+    }
+    let mut several = asked;
+    several["evaluations"] =
+        json!([{ "resource": about(8 * 1024) }, { "resource": about(8 * 1024 + 1) }, {}]);
+    let answer = ask("/access/v1/evaluations", several, 9 * 1024).await;
+    let decisions: Vec<_> = answer.body["evaluations"].as_array().unwrap().iter().collect();
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    assert_eq!(decisions[0]["decision"], true);
+    for refused in &decisions[1..] {
+        assert_eq!(refused["decision"], false);
+        assert!(
+            refused["context"]["error"].to_string().contains("8192"),
+            "{refused}"
+        );
+    }
+}

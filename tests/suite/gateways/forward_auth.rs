@@ -327,7 +327,7 @@ async fn a_position_that_is_not_reached_is_a_503() {
     }
 }
 
-/// Tried: the peer taken whatever `TRUSTED_PROXY_HOPS` says.
+/// Tried: the peer taken whatever `TRUSTED_PROXY_HOPS` says; the peer taken where the proxy says nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_with_addresses_is_good_from_where_the_trusted_proxy_saw_it() {
     let body = json!({ "name": "bot", "type": "Service", "allowedIps": ["203.0.113.0/24"],
@@ -346,7 +346,24 @@ async fn a_token_with_addresses_is_good_from_where_the_trusted_proxy_saw_it() {
         let request = asking(&behind, &secret).header("x-forwarded-for", forwarded_for);
         assert_eq!(status(request).await, expected, "{forwarded_for}");
     }
+    let proxies = json!({ "name": "from the proxy", "type": "Service", "allowedIps": ["127.0.0.0/8", "::1"],
+                          "permissions": [statement("allow", "ToggleFlag", FLAGS)] });
+    let (_, secret) = behind.owner().token(proxies.clone()).await;
+    let unheard_of = [None, Some("unknown"), Some("")];
+    for forwarded_for in unheard_of {
+        let mut request = asking(&behind, &secret);
+        if let Some(forwarded_for) = forwarded_for {
+            request = request.header("x-forwarded-for", forwarded_for);
+        }
+        assert_eq!(
+            status(request).await,
+            403,
+            "{forwarded_for:?}: the proxy itself is not who asks"
+        );
+    }
     let direct = TestApp::start().await;
+    let (_, secret) = direct.owner().token(proxies).await;
+    assert_eq!(status(asking(&direct, &secret)).await, 200);
     let (_, secret) = direct.owner().token(body).await;
     let request = asking(&direct, &secret).header("x-forwarded-for", "203.0.113.7");
     assert_eq!(status(request).await, 403, "nobody is trusted to say so");

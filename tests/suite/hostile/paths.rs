@@ -60,6 +60,7 @@ async fn an_id_that_names_no_token_is_not_found() {
     .await;
 }
 
+/// Tried: `Form::too_large` and `Form::wrong_method` in the envelope for all.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_path_is_404_and_a_wrong_method_405_in_the_envelope() {
     let app = TestApp::start().await;
@@ -106,13 +107,31 @@ async fn an_unknown_path_is_404_and_a_wrong_method_405_in_the_envelope() {
             ("PATCH", "/api/v1/access-tokens/x"),
             ("POST", "/api/v1/access-tokens/x/toggle"),
             ("GET", "/api/v1/access-tokens/x/activate"),
-            ("GET", "/access/v1/evaluation"),
+            ("GET", "/api/v1/membership/events"),
             ("POST", "/health/liveness"),
             ("BREW", "/api/v1/access-tokens"),
         ] {
             let answer = send(&app, head(&owner, &format!("{method} {path}"), "").as_bytes()).await;
             let expected = (405, errors(&["MethodNotAllowed"]));
             assert_eq!((answer.status, answer.body), expected, "{method} {path}");
+        }
+        // What has a standard's form says that in it, too.
+        for (path, is_said) in [
+            ("/access/v1/evaluation", Value::is_string as fn(&Value) -> bool),
+            ("/access/v1/search/action", Value::is_string),
+            ("/oauth2/introspect", |body| {
+                *body == json!({ "error": "invalid_request" })
+            }),
+        ] {
+            let answer = Answer::of(app.request(Method::GET, path)).await;
+            assert_eq!(answer.status, 405, "{path}");
+            assert!(is_said(&answer.body), "{path}: {}", answer.text);
+            let large = app
+                .request(Method::POST, path)
+                .header("filler", "x".repeat(17 * KIB));
+            let answer = Answer::of(large).await;
+            assert_eq!(answer.status, 413, "{path}");
+            assert!(is_said(&answer.body), "{path}: {}", answer.text);
         }
         assert_eq!(
             owner.delete("/access-tokens").await.header("allow"),

@@ -240,3 +240,37 @@ async fn a_key_is_1_to_255_visible_characters_given_once() {
     assert_eq!(Answer::of(twice).await.code(), "idempotency_key_is_invalid");
     assert_eq!(head(&app).await, before);
 }
+
+/// Tried: what is wrong with the body answered first.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_that_comes_when_its_expiry_has_passed_is_told_what_was_done() {
+    let app = TestApp::start().await;
+    let owner = app.owner();
+    let soon = chrono::Utc::now() + chrono::TimeDelta::seconds(6);
+    let body = json!({ "name": "short", "type": "Personal", "expiresAt": soon });
+    let created = create(&owner, "k-1", &body).await;
+    assert_eq!(created.status, 200, "{}", created.text);
+    let mut of_another_name = body.clone();
+    of_another_name["name"] = json!("other");
+    crate::support::eventually("its time has passed", async || {
+        let answer = owner
+            .post("/access-tokens", json!({ "type": "Personal", "expiresAt": soon }))
+            .await;
+        (answer.body["errors"] == json!(["name_is_required", "expires_at_is_invalid"])).then_some(())
+    })
+    .await;
+    let retried = create(&owner, "k-1", &body).await;
+    assert_eq!(
+        (retried.status, retried.code()),
+        (409, "AlreadyDone"),
+        "{}",
+        retried.text
+    );
+    assert_eq!(retried.body["data"]["id"], created.body["data"]["id"]);
+    let reused = create(&owner, "k-1", &of_another_name).await;
+    assert_eq!((reused.status, reused.code()), (422, "IdempotencyKeyReused"));
+    let unknown = create(&owner, "k-3", &body).await;
+    assert_eq!((unknown.status, unknown.code()), (400, "expires_at_is_invalid"));
+    let forbidden = create(&app.nobody(), "k-1", &body).await;
+    assert_eq!(forbidden.status, 403);
+}
