@@ -7,7 +7,7 @@ use std::time::Duration;
 use projections::runner::{ReadModel, Runner};
 use thiserror::Error;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
@@ -20,7 +20,9 @@ use crate::config::{Config, ConfigError};
 use crate::database::{self, connect_for_log};
 pub use crate::database::{connect, connect_for_operator};
 use crate::follow::{Follower, News};
-use crate::http::{Discovery, FailedAttempts, Parts, Profiles, Progress, Service, Turns, Vitals, serve};
+use crate::http::{
+    Discovery, FailedAttempts, Parts, Profiles, Progress, Projected, Service, Turns, Vitals, serve,
+};
 use crate::intake::{Intake, IntakeState, Meters, StartIntakeError, Watched};
 use crate::log::Appender;
 use crate::metrics::Metrics;
@@ -31,8 +33,9 @@ use crate::schema::SchemaError;
 
 /// The longest time between two looks of a read model at the log.
 const PROJECTION_POLL: Duration = Duration::from_millis(200);
-/// Between two steps of a read model that come to little: under load, each takes what has come in the meantime.
-const PROJECTION_PACE: Duration = Duration::from_millis(20);
+/// Between two steps of a read model that come to little, as long as nobody waits for it: each takes what has come in the
+/// meantime.
+const PROJECTION_PACE: Duration = Duration::from_millis(200);
 /// The same for the one that only a node reads that starts: it follows the log in longer steps.
 const CREDENTIALS_PACE: Duration = Duration::from_millis(500);
 /// Fewer events than this are little: a step of as many had more waiting, or soon will.
@@ -133,10 +136,15 @@ impl App {
         for read_model in ReadModel::ALL {
             let (progress, seen) = watch::channel(Progress::default());
             let runner = Runner::live(log_pool.clone(), read_model);
-            tasks.spawn(read_model.name(), |stop| {
-                project(runner, progress, news.follower(), stop)
+            let awaited = Arc::new(Notify::new());
+            read_models.push(Projected {
+                read_model,
+                progress: seen,
+                awaited: Arc::clone(&awaited),
             });
-            read_models.push((read_model, seen));
+            tasks.spawn(read_model.name(), |stop| {
+                project(runner, progress, awaited, news.follower(), stop)
+            });
         }
         let retention = Retention::new(log_pool.clone(), config.parked_retention_days);
         tasks.spawn("retention", |stop| retention.run(stop));
@@ -292,6 +300,7 @@ async fn watched(
 async fn project(
     runner: Runner,
     progress: watch::Sender<Progress>,
+    awaited: Arc<Notify>,
     mut wake: Follower,
     stop: CancellationToken,
 ) {
@@ -312,7 +321,10 @@ async fn project(
                 if taken <= 0 {
                     wake.next(position, PROJECTION_POLL, &stop).await;
                 } else if taken < few {
-                    tokio::time::sleep_until(started + pace).await;
+                    tokio::select! {
+                        () = tokio::time::sleep_until(started + pace) => {}
+                        () = awaited.notified() => {}
+                    }
                 }
             }
             Err(error) => {

@@ -61,7 +61,7 @@ use client_address::peer;
 pub use discovery::Discovery;
 pub use failed_attempts::FailedAttempts;
 use gateway::Form;
-pub use health::{Progress, Vitals};
+pub use health::{Progress, Projected, Vitals};
 pub use openapi::document;
 pub use past::Turns;
 use problem::Problem;
