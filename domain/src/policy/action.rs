@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::glob::is_same;
+
 /// The name of an action, `*`, or one of FeatBit's four older group names. Any text; JSON: the text.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -25,7 +27,7 @@ impl Action {
     /// every permission on a resource whose last segment has the group's type.
     pub fn matches(&self, permission: &str, resource: &str) -> bool {
         self.is_every_action()
-            || self.0 == permission
+            || is_same(&self.0, permission)
             || self
                 .group_type()
                 .is_some_and(|group_type| last_segment_type(resource) == Some(group_type))

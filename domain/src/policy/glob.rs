@@ -3,6 +3,28 @@
 //! Anchored at both ends, case-sensitive, linear in the length of both texts. A `*` in the text that is matched is an
 //! ordinary character, which is what makes [`Glob::contains`] as short as it is.
 
+/// Whether both are the same text.
+pub(super) fn is_same(one: &str, other: &str) -> bool {
+    one.len() == other.len() && begins_with(one, other)
+}
+
+/// Byte by byte: these texts are short and mostly differ early, and calls of the C library's `memcmp` took four fifths of a
+/// decision.
+fn begins_with(text: &str, beginning: &str) -> bool {
+    beginning.len() <= text.len()
+        && beginning
+            .bytes()
+            .zip(text.bytes())
+            .all(|(one, other)| one == other)
+}
+
+/// The same for an end that begins at a place of the text.
+fn ends_with(text: &str, end: &str, from: usize) -> bool {
+    end.bytes()
+        .zip(text.bytes().skip(from))
+        .all(|(one, other)| one == other)
+}
+
 /// A glob inside one segment of a resource pattern, split once at its `*`.
 #[derive(Clone, Debug)]
 pub(super) struct Glob {
@@ -39,12 +61,15 @@ impl Glob {
     /// Whether this glob matches the whole text.
     pub(super) fn matches(&self, text: &str) -> bool {
         let Some(Pieces { first, middle, last }) = &self.stars else {
-            return *self.text == *text;
+            return is_same(&self.text, text);
         };
-        let Some(mut text) = text
-            .strip_prefix(&**first)
-            .and_then(|text| text.strip_suffix(&**last))
-        else {
+        let room = text.len().checked_sub(last.len());
+        let anchored = room.filter(|room| first.len() <= *room && begins_with(text, first));
+        let Some(room) = anchored.filter(|room| ends_with(text, last, *room)) else {
+            return false;
+        };
+        // Where a piece begins or ends a character does.
+        let Some(mut text) = text.get(first.len()..room) else {
             return false;
         };
         // Between the anchored ends, taking each piece where it first occurs leaves the most room for the next: no
