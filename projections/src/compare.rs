@@ -113,9 +113,26 @@ async fn compare_table(
     .fetch_all(&mut *snapshot)
     .await?;
     let keys = key.join(", ");
-    // As text: columns of type json can't be compared otherwise, and nothing else makes one text of two values.
+    let names: Vec<String> = sqlx::query_scalar(
+        "select quote_ident(attname) || case atttypid when 'json'::regtype then '::jsonb' else '' end from pg_attribute
+         where attrelid = ($1 || '.' || $2)::regclass and attnum > 0 and not attisdropped
+         order by attnum",
+    )
+    .bind(live)
+    .bind(table)
+    .fetch_all(&mut *snapshot)
+    .await?;
+    let row = |side: &str| {
+        let columns = names.iter().map(|name| format!("{side}.{name}"));
+        columns.collect::<Vec<_>>().join(", ")
+    };
+    // As text: nothing makes one text of two values. JSON by what it says: white space that another version of the service has
+    // written is no difference.
     let differing = format!(
-        "from {live}.{table} l full join {replayed}.{table} r using ({keys}) where l::text is distinct from r::text"
+        "from {live}.{table} l full join {replayed}.{table} r using ({keys})
+         where row({})::text is distinct from row({})::text",
+        row("l"),
+        row("r")
     );
     let count: i64 = sqlx::query_scalar(&format!("select count(*) {differing}"))
         .fetch_one(&mut *snapshot)
