@@ -285,6 +285,8 @@ async fn a_step_under_way_when_the_switch_comes_writes_nothing() {
     let database = app.database.clone();
     app.stop().await;
     let pool = &database.pool;
+    let runner = Runner::live(pool.clone(), ReadModel::AccessTokens);
+    runner.catch_up().await.unwrap();
     let rebuild = Rebuild::begin(pool.clone(), ReadModel::AccessTokens, Leftovers::Resume)
         .await
         .unwrap();
@@ -298,7 +300,6 @@ async fn a_step_under_way_when_the_switch_comes_writes_nothing() {
         .execute("select from read_models where name = 'access_tokens' and is_live for update")
         .await
         .unwrap();
-    let runner = Runner::live(pool.clone(), ReadModel::AccessTokens);
     let stepping = tokio::spawn(async move { runner.step().await.unwrap() });
     eventually("the step waits", async || {
         let waiting: i64 = sqlx::query_scalar(
