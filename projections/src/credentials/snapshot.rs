@@ -125,6 +125,8 @@ impl Snapshot {
         let fetch = format!("fetch {CREATORS} from creators_cursor");
         Ok(CreatorPage(
             sqlx::query_as(&fetch)
+                // Prepared once for a connection, it would take another version's columns for those it was prepared for.
+                .persistent(false)
                 .fetch_all(&mut *self.transaction)
                 .await
                 .map_err(unreadable)?,
@@ -138,7 +140,10 @@ impl Snapshot {
     pub async fn next(&mut self) -> Result<TokenPage, SnapshotError> {
         let fetch = format!("fetch {TOKENS} from credentials_cursor");
         Ok(TokenPage(
-            sqlx::query(&fetch).fetch_all(&mut *self.transaction).await?,
+            sqlx::query(&fetch)
+                .persistent(false)
+                .fetch_all(&mut *self.transaction)
+                .await?,
         ))
     }
 }
