@@ -1,7 +1,7 @@
 //! Fills empty tables up to a position, organization after organization. No read model makes anything of two organizations'
 //! events together, so each row is folded in memory, by the projectors' own code, and written once, by `COPY`; and nothing of
-//! it has to be kept once its organization is through. One page is read while the one before it is folded and the one before
-//! that is written.
+//! it has to be kept once its organization is through. One page is read while the one before it is decoded, the one before that
+//! folded, and one more written.
 //!
 //! How far it has come is kept beside the rows, in one transaction with them: the last organization that is complete. Of one
 //! with more events than may be held, what comes after those is taken as the live loop takes it, in the same transaction.
@@ -51,6 +51,8 @@ pub(crate) struct Fill {
     place: Place,
     /// None: all was read.
     read: Option<Vec<PgRow>>,
+    /// None: all was decoded.
+    decoded: Option<Vec<RecordedEvent>>,
     /// None: all was folded.
     folder: Option<Folder>,
     folded: Vec<Unit>,
@@ -113,6 +115,7 @@ impl Fill {
             until,
             place: everywhere.map_or((Uuid::nil(), 0), |complete| (complete, i64::MAX)),
             read: Some(Vec::new()),
+            decoded: Some(Vec::new()),
             folder: Some(Folder::of(&targets, bounds)),
             targets,
             folded: Vec::new(),
@@ -127,16 +130,16 @@ impl Fill {
 
     /// Reads, folds and writes on; none where all is done. After an error another one goes on from what was written.
     pub(crate) async fn step(mut self) -> Result<Option<Self>, RebuildError> {
-        let page = self.read.take();
+        let (page, events, folder) = (self.read.take(), self.decoded.take(), self.folder.take());
         let is_last = page.is_none();
-        let folder = self.folder.take();
         if folder.is_none() && self.folded.is_empty() {
             self.finish().await?;
             return Ok(None);
         }
-        let folding = tokio::task::spawn_blocking(move || match (folder, page) {
-            (Some(mut folder), Some(page)) => {
-                let units = folder.fold(&page)?;
+        let decoding = tokio::task::spawn_blocking(move || page.map(|page| decode(&page)).transpose());
+        let folding = tokio::task::spawn_blocking(move || match (folder, events) {
+            (Some(mut folder), Some(events)) => {
+                let units = folder.fold(events)?;
                 Ok((Some(folder), units))
             }
             (Some(folder), None) => Ok((None, folder.finish()?)),
@@ -150,12 +153,13 @@ impl Fill {
             rows_by_organization(&mut connection, self.place, self.until, PAGE).await
         };
         let writing = write(&self.pool, self.until, &mut self.targets, &self.folded);
-        let (read, folded, written) = tokio::join!(reading, folding, writing);
+        let (read, decoded, folded, written) = tokio::join!(reading, decoding, folding, writing);
         written?;
         let events: usize = self.folded.iter().map(|unit| unit.events).sum();
         self.taken = self
             .taken
             .saturating_add(i64::try_from(events).unwrap_or(i64::MAX));
+        self.decoded = decoded??;
         let folded: Result<_, StepError> = folded?;
         (self.folder, self.folded) = folded?;
         let read = read?;
@@ -317,12 +321,10 @@ impl Folder {
         }
     }
 
-    /// Takes a page; answers what is to be written.
-    fn fold(&mut self, page: &[PgRow]) -> Result<Vec<Unit>, StepError> {
+    /// Takes events; answers what is to be written.
+    fn fold(&mut self, events: Vec<RecordedEvent>) -> Result<Vec<Unit>, StepError> {
         let mut units = Vec::new();
-        for row in page {
-            let event = recorded(row)?;
-            must_be_filed_right(&event)?;
+        for event in events {
             let organization = event.organization_id.as_uuid();
             if self.organization != Some(organization) {
                 units.extend(self.end_organization()?);
@@ -400,6 +402,15 @@ fn unit_of_rest(rest: Vec<RecordedEvent>, complete: Option<Uuid>) -> Unit {
         what: What::Rest(rest),
         complete,
     }
+}
+
+fn decode(page: &[PgRow]) -> Result<Vec<RecordedEvent>, ReadLogError> {
+    let event = |row| {
+        let event = recorded(row)?;
+        must_be_filed_right(&event)?;
+        Ok(event)
+    };
+    page.iter().map(event).collect()
 }
 
 /// An event under another organization than its own would be taken before or after what it follows.

@@ -27,6 +27,10 @@ use sqlx::postgres::PgPoolCopyExt;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+/// As in the program that carries `replay` out.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Of the rate of the raw read.
 const TARGET: f64 = 1.0 / 3.0;
 /// Megabytes that a replay may take more at its end than at its beginning.
