@@ -13,6 +13,11 @@ def is_time(value):
         return False
 
 
+def is_whole(value):
+    # To JSON Schema 7.0 is an integer, too.
+    return isinstance(value, int) or isinstance(value, float) and value.is_integer()
+
+
 def is_plain_name(value):
     return isinstance(value, str) and value.isprintable() and value == value.strip() and 1 <= len(value) <= 100
 
@@ -46,7 +51,7 @@ def before_call(context, case, kwargs):
     # The past is asked by a position or a time that has been, not by both.
     for context in contexts(case.body):
         # The empty text is sent for a time, too.
-        if context.get("atTime") == "" or (isinstance(context.get("atPosition"), int) and is_time(context.get("atTime"))):
+        if context.get("atTime") == "" or (is_whole(context.get("atPosition")) and is_time(context.get("atTime"))):
             del context["atTime"]
         elif is_time(context.get("atTime")):
             context["atTime"] = datetime.now(timezone.utc).isoformat()
