@@ -135,9 +135,20 @@ async fn run(attempts: u64, wait: &str, enough: impl Fn(&Found) -> bool) -> Arc<
             found.attempts.load(Ordering::Relaxed),
             found.accepted.load(Ordering::Relaxed)
         );
-        let nth = random.random_range(0..NODES);
-        let lasts = Duration::from_millis(random.random_range(50..2500));
-        do_something_to(&mut victims[nth], &app, random.random_range(0..6), lasts).await;
+        let mut disturbance = || {
+            let lasts = Duration::from_millis(random.random_range(50..2500));
+            (random.random_range(0..NODES), random.random_range(0..6), lasts)
+        };
+        let (one, other) = (disturbance(), disturbance());
+        // Mostly two nodes at the same time; one, where both are the same.
+        if let Ok([victim, second]) = victims.get_disjoint_mut([one.0, other.0]) {
+            tokio::join!(
+                do_something_to(victim, &app, one.1, one.2),
+                do_something_to(second, &app, other.1, other.2)
+            );
+        } else {
+            do_something_to(&mut victims[one.0], &app, one.1, one.2).await;
+        }
         tokio::time::sleep(Duration::from_millis(random.random_range(0..300))).await;
     }
     stop.cancel();
