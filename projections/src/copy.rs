@@ -20,26 +20,28 @@ const JSONB_VERSION: char = '\u{1}';
 #[derive(Debug)]
 pub(crate) struct NewRows {
     table: &'static str,
-    columns: &'static [&'static str],
+    columns: &'static str,
+    width: usize,
     buffer: PgArgumentBuffer,
 }
 
 impl NewRows {
-    /// None yet, of these columns.
-    pub(crate) fn of(table: &'static str, columns: &'static [&'static str]) -> Self {
+    /// None yet, of these columns, with a comma between them.
+    pub(crate) fn of(table: &'static str, columns: &'static str) -> Self {
         let mut buffer = PgArgumentBuffer::default();
         buffer.extend_from_slice(HEADER);
         Self {
             table,
             columns,
+            width: columns.split(',').count(),
             buffer,
         }
     }
 
     /// Begins the next row; a value follows for each column.
     pub(crate) fn begin(&mut self) -> Result<(), ProjectError> {
-        let columns = i16::try_from(self.columns.len())?;
-        self.buffer.extend_from_slice(&columns.to_be_bytes());
+        let width = i16::try_from(self.width)?;
+        self.buffer.extend_from_slice(&width.to_be_bytes());
         Ok(())
     }
 
@@ -68,7 +70,7 @@ impl NewRows {
         if self.buffer.len() == HEADER.len() {
             return Ok(());
         }
-        let (table, columns) = (self.table, self.columns.join(", "));
+        let (table, columns) = (self.table, self.columns);
         let statement = format!("copy {schema}.{table} ({columns}) from stdin (format binary)");
         let mut copy = connection.copy_in_raw(&statement).await?;
         copy.send(self.buffer.as_slice()).await?;

@@ -17,15 +17,8 @@ use crate::log::{Fact, RecordedEvent};
 use crate::runner::ProjectError;
 
 /// The columns of a row, as [`Members::all_new`] writes them.
-const COLUMNS: [&str; 7] = [
-    "organization_id",
-    "member_id",
-    "is_member",
-    "is_blocked",
-    "membership_number",
-    "stated_position",
-    "state",
-];
+const COLUMNS: &str =
+    "organization_id, member_id, is_member, is_blocked, membership_number, stated_position, state";
 
 /// Members by organization and id.
 #[derive(Debug, Default)]
@@ -94,7 +87,7 @@ impl Members {
 
     /// All of them, where the table has none of them.
     pub(crate) fn all_new(self) -> Result<NewRows, ProjectError> {
-        let mut rows = NewRows::of("members", &COLUMNS);
+        let mut rows = NewRows::of("members", COLUMNS);
         for ((organization_id, member_id), row) in self.0 {
             rows.begin()?;
             rows.put(organization_id)?;

@@ -17,27 +17,9 @@ use crate::log::{Fact, RecordedEvent};
 use crate::runner::ProjectError;
 
 /// The columns of a row, as [`Row::put`] writes them.
-const COLUMNS: [&str; 19] = [
-    "id",
-    "name",
-    "name_key",
-    "description",
-    "status",
-    "inactive_reason",
-    "membership_number",
-    "expires_at",
-    "allowed_ips",
-    "digest",
-    "hint",
-    "updated_at",
-    "removed_at",
-    "organization_id",
-    "creator_id",
-    "token_type",
-    "statements",
-    "created_at",
-    "created_position",
-];
+const COLUMNS: &str = "id, name, name_key, description, status, inactive_reason, membership_number, expires_at, allowed_ips, \
+    digest, hint, updated_at, removed_at, organization_id, creator_id, token_type, statements, created_at, \
+    created_position";
 const ACTIVE: &str = "Active";
 const INACTIVE: &str = "Inactive";
 
@@ -296,7 +278,7 @@ impl Rows {
 
     /// All of them, where the table has none of them.
     pub(crate) fn all_new(self) -> Result<NewRows, ProjectError> {
-        let mut rows = NewRows::of("access_tokens", &COLUMNS);
+        let mut rows = NewRows::of("access_tokens", COLUMNS);
         for row in self.created.iter().filter_map(|id| self.by_id.get(id)) {
             row.put(&mut rows)?;
         }

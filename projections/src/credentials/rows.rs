@@ -18,30 +18,11 @@ use super::{CreatorRow, CredentialRow, MemberKey};
 use crate::copy::NewRows;
 use crate::runner::ProjectError;
 
-/// The columns that [`credential`] reads, in its order.
+/// The columns that [`credential`] reads and [`new_credentials`] writes, in their order.
 pub(super) const CREDENTIAL_COLUMNS: &str = "token_id, organization_id, creator_id, created_position, token_type, \
     state, membership_number, expires_at, allowed_ips, digest, previous_digest, previous_until, rules, statement_ids";
-/// Those of [`creator`].
+/// Those of [`creator`] and [`new_creators`].
 pub(super) const CREATOR_COLUMNS: &str = "organization_id, member_id, state, sequence, has_ended";
-/// The same, one by one, as [`new_credentials`] writes them.
-const NEW_CREDENTIAL: [&str; 14] = [
-    "token_id",
-    "organization_id",
-    "creator_id",
-    "created_position",
-    "token_type",
-    "state",
-    "membership_number",
-    "expires_at",
-    "allowed_ips",
-    "digest",
-    "previous_digest",
-    "previous_until",
-    "rules",
-    "statement_ids",
-];
-/// As [`new_creators`] writes them.
-const NEW_CREATOR: [&str; 5] = ["organization_id", "member_id", "state", "sequence", "has_ended"];
 
 /// Why a stored row is of no use.
 #[derive(Debug, thiserror::Error)]
@@ -171,7 +152,7 @@ pub(super) fn creator(row: &PgRow) -> Result<(MemberKey, CreatorRow), sqlx::Erro
 pub(super) fn new_credentials(
     credentials: impl Iterator<Item = CredentialRow>,
 ) -> Result<NewRows, ProjectError> {
-    let mut rows = NewRows::of("credentials", &NEW_CREDENTIAL);
+    let mut rows = NewRows::of("credentials", CREDENTIAL_COLUMNS);
     for row in credentials {
         let credential = &row.credential;
         let allowed_ips: Vec<String> = credential.allowed_ips.iter().map(ToString::to_string).collect();
@@ -197,7 +178,7 @@ pub(super) fn new_credentials(
 }
 
 pub(super) fn new_creators(creators: BTreeMap<MemberKey, CreatorRow>) -> Result<NewRows, ProjectError> {
-    let mut rows = NewRows::of("creators", &NEW_CREATOR);
+    let mut rows = NewRows::of("creators", CREATOR_COLUMNS);
     for ((organization_id, member_id), row) in creators {
         rows.begin()?;
         rows.put(organization_id.as_uuid())?;
