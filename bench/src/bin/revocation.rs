@@ -1,6 +1,8 @@
 //! How long a revocation takes: tokens are stopped over HTTP, and a permission is taken away by the topic, while every node
 //! is asked for that very token so many times a second. What counts is from before the request, or the message, was sent
 //! until the last node's first denial was read. And after its answer no node may accept the token any more.
+//!
+//! Then the log is kept from all nodes, by a lock on its table: how long until the last of them denies everything.
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -12,6 +14,7 @@ use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use reqwest::{Client, Method, Response};
 use serde_json::{Value, json};
+use sqlx::{Connection, PgConnection};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 use uuid::Uuid;
@@ -21,6 +24,10 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// The targets, at the 99th percentile.
 const REST_TARGET: Duration = Duration::from_millis(50);
 const KAFKA_TARGET: Duration = Duration::from_millis(150);
+/// What nodes are started with where nothing else is said.
+const MAX_STALENESS: Duration = Duration::from_millis(1000);
+/// How often the log is kept from them.
+const FREEZES: usize = 10;
 
 /// Measure how long revocations take.
 #[derive(Parser)]
@@ -39,6 +46,8 @@ struct Arguments {
     kafka: String,
     #[arg(long, env = "TOPIC")]
     topic: String,
+    #[arg(long, env = "DATABASE_URL")]
+    database_url: String,
     /// How many revocations of each kind
     #[arg(long, default_value_t = 300)]
     rounds: usize,
@@ -109,6 +118,7 @@ async fn measure(arguments: Arguments) -> Result<bool, Box<dyn Error>> {
         answers.push(answered);
     }
     let kafka = bench.take_a_permission().await?;
+    let mut frozen = bench.keep_the_log_from_all().await?;
     say(&format!(
         "{:<52} {:>7} {:>7} {:>7} {:>7} {:>7}",
         "milliseconds", "min", "half", "90 %", "99 %", "max"
@@ -117,9 +127,15 @@ async fn measure(arguments: Arguments) -> Result<bool, Box<dyn Error>> {
     row("REST: from the request to its answer", &mut answers);
     let mut by_kafka = kafka;
     row("Kafka: from the message to a denial on all nodes", &mut by_kafka);
+    row("frozen log: until all nodes deny everything", &mut frozen);
     let all = [
         verdict("REST reaches a deny on all nodes", &rest, REST_TARGET),
         verdict("Kafka reaches a deny on all nodes", &by_kafka, KAFKA_TARGET),
+        verdict(
+            "a frozen log reaches a deny of everything on all nodes",
+            &frozen,
+            MAX_STALENESS,
+        ),
     ];
     Ok(all.iter().all(|met| *met))
 }
@@ -168,6 +184,26 @@ impl Bench {
             let statement = json!({ "id": "bench", "resourceType": "flag", "effect": "allow",
                 "actions": ["ToggleFlag"], "resources": ["project/*:env/*:flag/*"] });
             self.say("PermissionGranted", &json!({ "statements": [statement] }))?;
+        }
+        Ok(took)
+    }
+
+    /// Nobody can read the log any more, again and again: how long until all nodes denied everything.
+    async fn keep_the_log_from_all(&mut self) -> Result<Vec<Duration>, Box<dyn Error>> {
+        let (_, secret) = self.token().await?;
+        let mut database = PgConnection::connect(&self.arguments.database_url).await?;
+        let mut took = Vec::new();
+        for _ in 0..FREEZES {
+            self.ask_for(&secret);
+            self.all_say(true, None).await?;
+            let mut lock = database.begin().await?;
+            sqlx::raw_sql("lock table events in access exclusive mode")
+                .execute(&mut *lock)
+                .await?;
+            let frozen = Instant::now();
+            let denied = self.all_say(false, Some(frozen + MAX_STALENESS)).await?;
+            took.push(denied.saturating_duration_since(frozen));
+            lock.rollback().await?;
         }
         Ok(took)
     }
@@ -260,11 +296,7 @@ impl Bench {
                 continue;
             }
             if seen.is_allowed && never_after.is_some_and(|answered| seen.asked > answered) {
-                return Err(format!(
-                    "node {} accepted a token after its deactivation was answered",
-                    seen.node
-                )
-                .into());
+                return Err(format!("node {} accepted a token when none may any more", seen.node).into());
             }
             if let Some(first) = said
                 .get_mut(seen.node)
