@@ -204,7 +204,7 @@ impl Life {
         };
         let actor = format!("member:{}", person.id);
         self.tokens.push(Token { sequence: 1, ..token });
-        self.happens_to_token(token, &actor, |_| AccessTokenEvent::Created(created))
+        self.happens_to_token(token, &actor, |_| AccessTokenEvent::Created(created.into()))
     }
 
     fn change_a_token(&mut self, drawn: usize) -> Result<Option<Happened>, serde_json::Error> {

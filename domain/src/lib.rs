@@ -22,5 +22,7 @@ pub mod policy;
 pub mod secret;
 pub mod upcast;
 
+mod stored;
+
 #[cfg(test)]
 mod samples;

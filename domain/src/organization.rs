@@ -6,6 +6,7 @@ use cqrs_es::{Aggregate, DomainEvent};
 use serde::{Deserialize, Serialize};
 
 use crate::ids::OrganizationId;
+use crate::stored::stored_events;
 use crate::upcast::current_version;
 
 /// The state of one organization's stream. It keeps nothing: a removed organization may come back, and each removal
@@ -20,16 +21,17 @@ pub enum OrganizationCommand {
     Remove(OrganizationId),
 }
 
-/// What happened to an organization.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "event")]
-pub enum OrganizationEvent {
-    /// Every member and every token up to here is gone.
-    #[serde(rename = "organization.removed", rename_all = "camelCase")]
-    Removed {
-        /// Which organization.
-        organization_id: OrganizationId,
-    },
+stored_events! {
+    /// What happened to an organization.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum OrganizationEvent = "OrganizationEvent" {
+        /// Every member and every token up to here is gone.
+        #[serde(rename = "organization.removed", rename_all = "camelCase")]
+        Removed {
+            /// Which organization.
+            organization_id: OrganizationId,
+        },
+    }
 }
 
 impl OrganizationEvent {

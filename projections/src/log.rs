@@ -11,7 +11,6 @@ use futures_util::TryStreamExt;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sqlx::postgres::PgRow;
-use sqlx::types::Json;
 use sqlx::{PgConnection, Row};
 use thiserror::Error;
 use uuid::Uuid;
@@ -388,19 +387,14 @@ fn is_known(row: &PgRow) -> Result<(), ReadLogError> {
     })
 }
 
-fn payload<T: DeserializeOwned + 'static>(
-    row: &PgRow,
-    (event_type, event_version): (&str, &str),
-) -> Result<T, String> {
+fn payload<T: DeserializeOwned>(row: &PgRow, (event_type, event_version): (&str, &str)) -> Result<T, String> {
     if event_version != upcast::current_version(event_type) {
         let stored: Value = row.try_get(8).map_err(|error| error.to_string())?;
         let payload =
             upcast::upcast(event_type, event_version, &stored).map_err(|error| error.to_string())?;
         return T::deserialize(&*payload).map_err(|error| error.to_string());
     }
-    match row.try_get::<Json<T>, _>(8) {
-        Ok(Json(payload)) => Ok(payload),
-        Err(sqlx::Error::ColumnDecode { source, .. }) => Err(source.to_string()),
-        Err(error) => Err(error.to_string()),
-    }
+    // JSON is sent as its text. By way of `Json` each string in it would be looked at for itself.
+    let stored: &str = row.try_get_unchecked(8).map_err(|error| error.to_string())?;
+    serde_json::from_str(stored).map_err(|error| error.to_string())
 }

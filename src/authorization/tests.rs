@@ -68,7 +68,7 @@ fn created(organization_id: OrganizationId, number: u8, token_type: TokenType) -
         TokenType::Personal => Vec::new(),
         TokenType::Service => twenty(),
     };
-    Fact::AccessToken(AccessTokenEvent::Created(Created {
+    let created = Created {
         token_id: token_id(number),
         organization_id,
         creator_id: ada(),
@@ -81,7 +81,8 @@ fn created(organization_id: OrganizationId, number: u8, token_type: TokenType) -
         allowed_ips: vec!["10.0.0.0/8".parse().unwrap()],
         digest: secret(number).digest(),
         hint: secret(number).hint(),
-    }))
+    };
+    Fact::AccessToken(AccessTokenEvent::Created(created.into()))
 }
 
 fn rotated(organization_id: OrganizationId, number: u8, to: u8) -> Fact {
@@ -103,10 +104,7 @@ fn recorded(facts: Vec<Fact>) -> Vec<RecordedEvent> {
             recorded_at: DateTime::UNIX_EPOCH,
             organization_id: organization(10),
             aggregate_id: match &fact {
-                Fact::AccessToken(
-                    AccessTokenEvent::Created(Created { token_id, .. })
-                    | AccessTokenEvent::SecretRotated { token_id, .. },
-                ) => token_id.to_string(),
+                Fact::AccessToken(fact) => fact.token_id().to_string(),
                 _ => String::new(),
             },
             sequence: 1,

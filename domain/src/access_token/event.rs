@@ -10,97 +10,99 @@ use super::{TokenName, TokenType};
 use crate::ids::{MemberId, OrganizationId, TokenId};
 use crate::policy::Statement;
 use crate::secret::SecretDigest;
+use crate::stored::stored_events;
 use crate::upcast::current_version;
 
-/// An event of a token's stream.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "event")]
-pub enum AccessTokenEvent {
-    /// A token was issued.
-    #[serde(rename = "access_token.created", rename_all = "camelCase")]
-    Created(Created),
-    /// It has another name.
-    #[serde(rename = "access_token.renamed", rename_all = "camelCase")]
-    Renamed {
-        /// Which token.
-        token_id: TokenId,
-        /// In which organization.
-        organization_id: OrganizationId,
-        /// The name from now on.
-        name: TokenName,
-    },
-    /// Its description was changed or taken away.
-    #[serde(rename = "access_token.description_changed", rename_all = "camelCase")]
-    DescriptionChanged {
-        /// Which token.
-        token_id: TokenId,
-        /// In which organization.
-        organization_id: OrganizationId,
-        /// The description from now on.
-        description: Option<String>,
-    },
-    /// Its expiry was changed or taken away.
-    #[serde(rename = "access_token.expiry_changed", rename_all = "camelCase")]
-    ExpiryChanged {
-        /// Which token.
-        token_id: TokenId,
-        /// In which organization.
-        organization_id: OrganizationId,
-        /// From this time on it can't be used.
-        expires_at: Option<DateTime<Utc>>,
-    },
-    /// The addresses it may be used from were changed.
-    #[serde(rename = "access_token.allowed_ips_changed", rename_all = "camelCase")]
-    AllowedIpsChanged {
-        /// Which token.
-        token_id: TokenId,
-        /// In which organization.
-        organization_id: OrganizationId,
-        /// The only addresses from now on; none: from everywhere.
-        allowed_ips: Vec<IpNet>,
-    },
-    /// It has another secret.
-    #[serde(rename = "access_token.secret_rotated", rename_all = "camelCase")]
-    SecretRotated {
-        /// Which token.
-        token_id: TokenId,
-        /// In which organization.
-        organization_id: OrganizationId,
-        /// Until when the secret before goes on working; none: it ended at once.
-        previous_until: Option<DateTime<Utc>>,
-        /// SHA-256 of the new secret.
-        digest: SecretDigest,
-        /// What people may see of it.
-        hint: String,
-    },
-    /// It may be used (again).
-    #[serde(rename = "access_token.activated", rename_all = "camelCase")]
-    Activated {
-        /// Which token.
-        token_id: TokenId,
-        /// In which organization.
-        organization_id: OrganizationId,
-        /// The creator's membership at the time: a personal token is usable only while it lasts.
-        membership_number: u32,
-    },
-    /// It may not be used until it is activated.
-    #[serde(rename = "access_token.deactivated", rename_all = "camelCase")]
-    Deactivated {
-        /// Which token.
-        token_id: TokenId,
-        /// In which organization.
-        organization_id: OrganizationId,
-        /// Why.
-        reason: DeactivationReason,
-    },
-    /// It can never be used again.
-    #[serde(rename = "access_token.removed", rename_all = "camelCase")]
-    Removed {
-        /// Which token.
-        token_id: TokenId,
-        /// In which organization.
-        organization_id: OrganizationId,
-    },
+stored_events! {
+    /// An event of a token's stream.
+    #[derive(Clone, Debug, PartialEq)]
+    pub enum AccessTokenEvent = "AccessTokenEvent" {
+        /// A token was issued.
+        #[serde(rename = "access_token.created", rename_all = "camelCase")]
+        Created(Box<Created>),
+        /// It has another name.
+        #[serde(rename = "access_token.renamed", rename_all = "camelCase")]
+        Renamed {
+            /// Which token.
+            token_id: TokenId,
+            /// In which organization.
+            organization_id: OrganizationId,
+            /// The name from now on.
+            name: TokenName,
+        },
+        /// Its description was changed or taken away.
+        #[serde(rename = "access_token.description_changed", rename_all = "camelCase")]
+        DescriptionChanged {
+            /// Which token.
+            token_id: TokenId,
+            /// In which organization.
+            organization_id: OrganizationId,
+            /// The description from now on.
+            description: Option<String>,
+        },
+        /// Its expiry was changed or taken away.
+        #[serde(rename = "access_token.expiry_changed", rename_all = "camelCase")]
+        ExpiryChanged {
+            /// Which token.
+            token_id: TokenId,
+            /// In which organization.
+            organization_id: OrganizationId,
+            /// From this time on it can't be used.
+            expires_at: Option<DateTime<Utc>>,
+        },
+        /// The addresses it may be used from were changed.
+        #[serde(rename = "access_token.allowed_ips_changed", rename_all = "camelCase")]
+        AllowedIpsChanged {
+            /// Which token.
+            token_id: TokenId,
+            /// In which organization.
+            organization_id: OrganizationId,
+            /// The only addresses from now on; none: from everywhere.
+            allowed_ips: Vec<IpNet>,
+        },
+        /// It has another secret.
+        #[serde(rename = "access_token.secret_rotated", rename_all = "camelCase")]
+        SecretRotated {
+            /// Which token.
+            token_id: TokenId,
+            /// In which organization.
+            organization_id: OrganizationId,
+            /// Until when the secret before goes on working; none: it ended at once.
+            previous_until: Option<DateTime<Utc>>,
+            /// SHA-256 of the new secret.
+            digest: SecretDigest,
+            /// What people may see of it.
+            hint: String,
+        },
+        /// It may be used (again).
+        #[serde(rename = "access_token.activated", rename_all = "camelCase")]
+        Activated {
+            /// Which token.
+            token_id: TokenId,
+            /// In which organization.
+            organization_id: OrganizationId,
+            /// The creator's membership at the time: a personal token is usable only while it lasts.
+            membership_number: u32,
+        },
+        /// It may not be used until it is activated.
+        #[serde(rename = "access_token.deactivated", rename_all = "camelCase")]
+        Deactivated {
+            /// Which token.
+            token_id: TokenId,
+            /// In which organization.
+            organization_id: OrganizationId,
+            /// Why.
+            reason: DeactivationReason,
+        },
+        /// It can never be used again.
+        #[serde(rename = "access_token.removed", rename_all = "camelCase")]
+        Removed {
+            /// Which token.
+            token_id: TokenId,
+            /// In which organization.
+            organization_id: OrganizationId,
+        },
+    }
 }
 
 /// Everything there is to know of a token when it is issued.

@@ -9,6 +9,8 @@ mod secrets;
 #[cfg(test)]
 mod tests;
 
+use std::collections::{BTreeSet, HashSet};
+
 use chrono::{DateTime, Utc};
 use cqrs_es::Aggregate;
 use cqrs_es::event_sink::EventSink;
@@ -21,7 +23,7 @@ pub use name::{InvalidTokenName, TokenName, name_key};
 pub use secrets::{Rotation, Secrets};
 
 use crate::ids::{MemberId, OrganizationId, TokenId};
-use crate::policy::{Permission, Statement};
+use crate::policy::{Action, Effect, Permission, ResourcePattern, Statement};
 use crate::secret::SecretKind;
 use crate::upcast::Upcaster;
 
@@ -259,16 +261,20 @@ impl Token {
     }
 }
 
-/// Equal as sets, ids aside.
+/// Equal as sets, ids aside; so are the actions and the resources of a statement.
 fn same_statements(permission: &Permission, statements: &[Statement]) -> bool {
-    let without_id = |statement: &Statement| Statement {
-        id: None,
-        ..statement.clone()
-    };
-    let had: Vec<Statement> = permission.statements().map(without_id).collect();
-    let wanted: Vec<Statement> = statements.iter().map(without_id).collect();
-    had.iter().all(|statement| wanted.contains(statement))
-        && wanted.iter().all(|statement| had.contains(statement))
+    let wanted: HashSet<_> = statements.iter().map(meaning).collect();
+    permission.statements().map(meaning).collect::<HashSet<_>>() == wanted
+}
+
+/// All that is in a statement but its id, in whatever order it is said.
+fn meaning(statement: &Statement) -> (Effect, &str, BTreeSet<&str>, BTreeSet<&str>) {
+    (
+        statement.effect,
+        &statement.resource_type,
+        statement.actions.iter().map(Action::as_str).collect(),
+        statement.resources.iter().map(ResourcePattern::as_str).collect(),
+    )
 }
 
 impl AccessToken {
@@ -288,7 +294,7 @@ impl AccessToken {
     pub fn decide(&self, command: AccessTokenCommand) -> Result<Vec<AccessTokenEvent>, AccessTokenRefusal> {
         match (self, command) {
             (Self::Unknown, AccessTokenCommand::Create(created)) => {
-                Ok(vec![AccessTokenEvent::Created(*created)])
+                Ok(vec![AccessTokenEvent::Created(created)])
             }
             (Self::Live(_) | Self::Removed(_), AccessTokenCommand::Create(_)) => {
                 Err(AccessTokenRefusal::AlreadyExists)
@@ -356,7 +362,7 @@ impl Aggregate for AccessToken {
             // Only ever the first: nothing brings a removed token back.
             AccessTokenEvent::Created(created) => {
                 if *self == Self::Unknown {
-                    *self = Self::Live(Box::new(created.into()));
+                    *self = Self::Live(Box::new((*created).into()));
                 }
             }
             AccessTokenEvent::Renamed { name, .. } => self.change(|token| token.name = name),

@@ -15,11 +15,11 @@ fn given(events: Vec<AccessTokenEvent>) -> AggregateTestExecutor<AccessToken> {
 }
 
 fn personal() -> AccessTokenEvent {
-    AccessTokenEvent::Created(created(TokenType::Personal, vec![]))
+    AccessTokenEvent::Created(created(TokenType::Personal, vec![]).into())
 }
 
 fn service() -> AccessTokenEvent {
-    AccessTokenEvent::Created(created(TokenType::Service, service_statements()))
+    AccessTokenEvent::Created(created(TokenType::Service, service_statements()).into())
 }
 
 fn service_statements() -> Vec<Statement> {
@@ -35,10 +35,11 @@ fn each() -> [AccessTokenEvent; 2] {
 }
 
 fn expiring(token_type: TokenType, expires_at: DateTime<Utc>) -> AccessTokenEvent {
-    AccessTokenEvent::Created(Created {
+    let expiring = Created {
         expires_at: Some(expires_at),
         ..created(token_type, vec![])
-    })
+    };
+    AccessTokenEvent::Created(expiring.into())
 }
 
 fn renamed(to: &str) -> AccessTokenEvent {
@@ -184,7 +185,7 @@ fn a_new_token_is_active_and_as_it_was_asked_for() {
         ..created(TokenType::Service, service_statements())
     };
     assert_eq!(
-        live(&[AccessTokenEvent::Created(asked.clone())]),
+        live(&[AccessTokenEvent::Created(asked.clone().into())]),
         Token {
             id: asked.token_id,
             organization_id: asked.organization_id,
@@ -332,11 +333,37 @@ async fn a_service_tokens_statements_are_fixed() {
     }
 }
 
+/// Tried: actions and resources compared as lists.
+#[tokio::test]
+async fn a_service_tokens_statements_are_the_same_in_whatever_order_they_are_said() {
+    let both = |actions: [&str; 2], resources: [&str; 2]| Statement {
+        actions: actions.map(Action::new).to_vec(),
+        resources: resources.map(ResourcePattern::new).to_vec(),
+        ..allow("s-1", "*", "*")
+    };
+    let (toggle, delete) = ("ToggleFlag", "DeleteFlag");
+    let token = created(TokenType::Service, vec![both([toggle, delete], [DEV, FLAGS])]);
+    let claim = |claimed| {
+        given(vec![AccessTokenEvent::Created(token.clone().into())]).when_async(claiming(vec![claimed]))
+    };
+    claim(both([delete, toggle], [FLAGS, DEV]))
+        .await
+        .then_expect_events(vec![]);
+    for other in [
+        both([toggle, toggle], [DEV, FLAGS]),
+        both([toggle, delete], [DEV, DEV]),
+    ] {
+        claim(other)
+            .await
+            .then_expect_error(AccessTokenRefusal::PermissionsAreFixed);
+    }
+}
+
 #[tokio::test]
 async fn a_personal_tokens_statements_are_ignored_by_an_update_so_that_none_does_not_widen_its_scope() {
     let narrowed = created(TokenType::Personal, vec![allow("p-1", "ToggleFlag", FLAGS)]);
     for claimed in [vec![], vec![allow("p-1", "*", "*")]] {
-        given(vec![AccessTokenEvent::Created(narrowed.clone())])
+        given(vec![AccessTokenEvent::Created(narrowed.clone().into())])
             .when_async(claiming(claimed))
             .await
             .then_expect_events(vec![]);

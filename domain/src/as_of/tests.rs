@@ -49,7 +49,7 @@ fn removed(place: Place) -> MemberEvent {
 }
 
 fn token(token_type: TokenType, statements: Vec<Statement>) -> AccessTokenEvent {
-    AccessTokenEvent::Created(created(token_type, statements))
+    AccessTokenEvent::Created(created(token_type, statements).into())
 }
 
 /// Ada's personal token, made at position 100, after these events of hers at 1, 2, 3 and so on.

@@ -94,7 +94,7 @@ fn member(statements: Vec<Statement>) -> Standing {
 
 fn token(created: Created) -> AccessToken {
     let mut token = AccessToken::default();
-    token.apply(AccessTokenEvent::Created(created));
+    token.apply(AccessTokenEvent::Created(created.into()));
     token
 }
 
@@ -458,10 +458,8 @@ fn reasons_are_written_as_the_contracts_closed_list_has_them() {
 fn a_secret_that_was_rotated_away_is_nobodys() {
     let digest = |secret: u8| SecretDigest::from_bytes([secret; 32]);
     let mut token = AccessToken::default();
-    token.apply(AccessTokenEvent::Created(created(
-        TokenType::Service,
-        vec![allow("s", "ToggleFlag", FLAGS)],
-    )));
+    let service = created(TokenType::Service, vec![allow("s", "ToggleFlag", FLAGS)]);
+    token.apply(AccessTokenEvent::Created(service.into()));
     token.apply(AccessTokenEvent::SecretRotated {
         token_id: token_id(),
         organization_id: organization(),
@@ -534,7 +532,7 @@ fn a_credential_follows_its_token_through_every_life() {
             organization_id,
             reason: DeactivationReason::ByMember,
         },
-        AccessTokenEvent::Created(created(TokenType::Personal, vec![])),
+        AccessTokenEvent::Created(created(TokenType::Personal, vec![]).into()),
         removed(),
     ];
     let first = created(TokenType::Service, vec![allow("s", "ToggleFlag", FLAGS)]);

@@ -25,7 +25,7 @@ fn token_manager() -> Member {
 
 fn token(token_type: TokenType, statements: Vec<Statement>) -> Token {
     let mut token = AccessToken::default();
-    token.apply(AccessTokenEvent::Created(created(token_type, statements)));
+    token.apply(AccessTokenEvent::Created(created(token_type, statements).into()));
     token.live().expect("a live token").clone()
 }
 
