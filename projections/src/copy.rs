@@ -13,6 +13,8 @@ const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 const TRAILER: [u8; 2] = (-1_i16).to_be_bytes();
 /// In place of a value's length.
 const NULL: [u8; 4] = (-1_i32).to_be_bytes();
+/// Bytes that are sent at once, and no piece of memory is much larger: one that grows with its rows is moved again and again.
+const PIECE: usize = 128 * 1024;
 /// Before a value of type jsonb.
 const JSONB_VERSION: char = '\u{1}';
 
@@ -22,6 +24,8 @@ pub(crate) struct NewRows {
     table: &'static str,
     columns: &'static str,
     width: usize,
+    /// Those before the buffer's.
+    pieces: Vec<PgArgumentBuffer>,
     buffer: PgArgumentBuffer,
 }
 
@@ -34,12 +38,16 @@ impl NewRows {
             table,
             columns,
             width: columns.split(',').count(),
+            pieces: Vec::new(),
             buffer,
         }
     }
 
     /// Begins the next row; a value follows for each column.
     pub(crate) fn begin(&mut self) -> Result<(), ProjectError> {
+        if self.buffer.len() >= PIECE {
+            self.pieces.push(std::mem::take(&mut self.buffer));
+        }
         let width = i16::try_from(self.width)?;
         self.buffer.extend_from_slice(&width.to_be_bytes());
         Ok(())
@@ -67,13 +75,15 @@ impl NewRows {
 
     /// Writes them to their table, in this schema.
     pub(crate) async fn store(&self, connection: &mut PgConnection, schema: &str) -> Result<(), sqlx::Error> {
-        if self.buffer.len() == HEADER.len() {
+        if self.pieces.is_empty() && self.buffer.len() == HEADER.len() {
             return Ok(());
         }
         let (table, columns) = (self.table, self.columns);
         let statement = format!("copy {schema}.{table} ({columns}) from stdin (format binary)");
         let mut copy = connection.copy_in_raw(&statement).await?;
-        copy.send(self.buffer.as_slice()).await?;
+        for piece in self.pieces.iter().chain([&self.buffer]) {
+            copy.send(piece.as_slice()).await?;
+        }
         copy.send(TRAILER.as_slice()).await?;
         copy.finish().await?;
         Ok(())

@@ -405,12 +405,13 @@ fn unit_of_rest(rest: Vec<RecordedEvent>, complete: Option<Uuid>) -> Unit {
 }
 
 fn decode(page: &[PgRow]) -> Result<Vec<RecordedEvent>, ReadLogError> {
-    let event = |row| {
+    let mut events = Vec::with_capacity(page.len());
+    for row in page {
         let event = recorded(row)?;
         must_be_filed_right(&event)?;
-        Ok(event)
-    };
-    page.iter().map(event).collect()
+        events.push(event);
+    }
+    Ok(events)
 }
 
 /// An event under another organization than its own would be taken before or after what it follows.
