@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use axum::http::{HeaderValue, Uri};
+use sqlx::postgres::PgConnectOptions;
 use thiserror::Error;
 
 use crate::audit::SignerConfig;
@@ -16,6 +17,7 @@ use crate::http::JwtVerifier;
 use crate::intake::IntakeConfig;
 
 const KAFKA_PROPERTY: &str = "KAFKA_PROPERTY_";
+const POSTGRES: [&str; 2] = ["postgres://", "postgresql://"];
 
 /// Everything a node needs to know. It holds keys and passwords, so it can't be printed.
 #[derive(Clone)]
@@ -144,10 +146,16 @@ impl Environment {
 /// # Errors
 /// Where it is not set.
 pub fn database_url(environment: &Environment) -> Result<String, ConfigError> {
-    environment
-        .get("DATABASE_URL")
-        .map(ToOwned::to_owned)
-        .ok_or(ConfigError::Missing("DATABASE_URL"))
+    const NAME: &str = "DATABASE_URL";
+    let url = environment.get(NAME).ok_or(ConfigError::Missing(NAME))?;
+    // It may hold a password, so it is not shown.
+    if url.parse::<PgConnectOptions>().is_err() || !POSTGRES.iter().any(|scheme| url.starts_with(scheme)) {
+        return Err(invalid(
+            NAME,
+            "it is no URL of a PostgreSQL, as postgres://user@host/name is one",
+        ));
+    }
+    Ok(url.to_owned())
 }
 
 impl Config {
@@ -161,6 +169,13 @@ impl Config {
         if gateway_keys.is_empty() && !http.ip().is_loopback() {
             return Err(ConfigError::Missing(
                 "GATEWAY_KEYS (it may be empty only where HTTP_ADDR is loopback)",
+            ));
+        }
+        let intake_keys = environment.list("INTAKE_KEYS");
+        if intake_keys.iter().any(|key| gateway_keys.contains(key)) {
+            return Err(invalid(
+                "INTAKE_KEYS",
+                "a key of GATEWAY_KEYS may not be among them",
             ));
         }
         let max_staleness_ms: u64 = environment.parse("MAX_STALENESS_MS", 1000)?;
@@ -185,7 +200,7 @@ impl Config {
             http,
             jwt: jwt::verifier(environment)?,
             gateway_keys,
-            intake_keys: environment.list("INTAKE_KEYS"),
+            intake_keys,
             passes_jwts: passes_jwts(environment)?,
             public_url: environment.get("PUBLIC_URL").map(public_url).transpose()?,
             trusted_proxy_hops: environment.parse("TRUSTED_PROXY_HOPS", 0)?,
@@ -234,7 +249,11 @@ fn public_url(url: &str) -> Result<String, ConfigError> {
 
 /// An origin, by name: a wildcard would let every page on the web use the API.
 fn origin(origin: &str) -> Result<HeaderValue, ConfigError> {
-    if !origin.starts_with("http://") && !origin.starts_with("https://") {
+    let host = origin
+        .strip_prefix("http://")
+        .or_else(|| origin.strip_prefix("https://"));
+    // A browser sends no more than that, and no slash after it.
+    if host.is_none_or(|host| host.is_empty() || host.contains(['/', '?', '#', '@'])) {
         return Err(invalid(
             "CORS_ORIGINS",
             format!("{origin} is no origin, as https://featbit.example is one"),

@@ -8,6 +8,7 @@ mod demo;
 mod first_screen;
 mod postgres;
 
+use std::fs::{File, TryLockError};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -57,6 +58,9 @@ pub enum DevError {
         /// Why.
         source: std::io::Error,
     },
+    /// The folder is another one's.
+    #[error("another `dev` is using {0}: stop it, or use another data directory")]
+    InUse(PathBuf),
     /// The private cluster.
     #[error(transparent)]
     StartPostgres(#[from] StartPostgresError),
@@ -102,6 +106,13 @@ pub async fn run(options: DevOptions) -> Result<(), DevError> {
         source,
     };
     std::fs::create_dir_all(&options.data_dir).map_err(in_dir)?;
+    // Held to the end, also where that comes by kill -9; before anything in there is touched.
+    let lock = File::create(options.data_dir.join("dev.lock")).map_err(in_dir)?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(DevError::InUse(options.data_dir)),
+        Err(TryLockError::Error(source)) => return Err(in_dir(source)),
+    }
     let file = DevFile::in_dir(&options.data_dir);
     file.remove().map_err(in_dir)?;
     // Heard from now on: a signal during the start still stops everything in order.

@@ -18,6 +18,7 @@ use crate::audit::{
 };
 use crate::config::audit::{DIRECTORY, KEY_PATH};
 use crate::config::{ConfigError, Environment, database_url};
+use crate::schema::{self, SchemaError};
 
 /// Bytes of a line of an export; the largest event is a fraction of it.
 const MAX_LINE: u64 = 16 * 1024 * 1024;
@@ -77,6 +78,9 @@ pub enum AuditError {
     /// The database.
     #[error("the database is out of reach")]
     Database(#[from] sqlx::Error),
+    /// The schema.
+    #[error(transparent)]
+    Schema(#[from] SchemaError),
     /// The export.
     #[error(transparent)]
     Export(#[from] ExportError),
@@ -131,7 +135,7 @@ pub async fn audit(environment: &Environment, command: &AuditCommand) -> Result<
             to,
             format: Format::Jsonl,
         } => {
-            let pool = connect_for_operator(&database_url(environment)?).await?;
+            let pool = connect(environment).await?;
             let last = head(&mut *pool.acquire().await?).await?;
             let mut output = BufWriter::new(io::stdout().lock());
             export(&pool, *from, to.map_or(last, |to| to.min(last)), &mut output).await?;
@@ -141,7 +145,7 @@ pub async fn audit(environment: &Environment, command: &AuditCommand) -> Result<
             let checkpoints = checkpoints(environment, options)?;
             let (first, chain) = match &options.file {
                 None => {
-                    let pool = connect_for_operator(&database_url(environment)?).await?;
+                    let pool = connect(environment).await?;
                     (1, verify_log(&pool, checkpoints.as_ref()).await?)
                 }
                 Some(path) => verify_file(path, options, checkpoints.as_ref())?,
@@ -163,6 +167,12 @@ pub async fn audit(environment: &Environment, command: &AuditCommand) -> Result<
             Ok(())
         }
     }
+}
+
+async fn connect(environment: &Environment) -> Result<PgPool, AuditError> {
+    let pool = connect_for_operator(&database_url(environment)?).await?;
+    schema::check(&pool).await?;
+    Ok(pool)
 }
 
 /// What the log is to be held against; none where nothing was signed.

@@ -166,6 +166,19 @@ async fn dev_keeps_its_data_and_leaves_nothing_running() {
     );
 
     let second = Dev::start(&folder.0, &[]).await;
+    // Tried: without the lock, its `dev.json` is gone.
+    let mut another = program();
+    another
+        .args(["dev", "--http", "127.0.0.1:0", "--data-dir"])
+        .arg(&folder.0);
+    let (code, said) = tokio::task::spawn_blocking(move || run(&mut another))
+        .await
+        .unwrap();
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("another `dev` is using"), "{said}");
+    for file in ["dev.json", "env"] {
+        assert!(folder.0.join(file).exists(), "{file} is still there");
+    }
     assert_eq!(
         second.may(&token).await["decision"],
         true,
@@ -251,6 +264,8 @@ async fn serve_names_the_setting_that_is_wrong() {
     ];
     let cases = [
         ("DATABASE_URL", ""),
+        ("DATABASE_URL", "featbit"),
+        ("DATABASE_URL", "mysql://root@localhost/featbit"),
         ("JWT_KEY", ""),
         ("JWT_KEY", "too short"),
         ("JWT_ALGORITHM", "none"),
@@ -258,6 +273,9 @@ async fn serve_names_the_setting_that_is_wrong() {
         ("TRUSTED_PROXY_HOPS", "-1"),
         ("HTTP_ADDR", "nowhere"),
         ("GATEWAY_KEYS", ""),
+        ("INTAKE_KEYS", "intake, gateway"),
+        ("CORS_ORIGINS", "https://featbit.example/"),
+        ("CORS_ORIGINS", "https://"),
         ("MAX_STALENESS_MS", "soon"),
         ("MAX_EXPIRY_DAYS", "-1"),
         ("FORWARD_AUTH_SOURCE", "envoy"),
@@ -277,6 +295,7 @@ async fn serve_names_the_setting_that_is_wrong() {
         match name {
             "JWT_PUBLIC_KEY_PATH" => serve.env("JWT_ALGORITHM", "RS256").env_remove("JWT_KEY"),
             "GATEWAY_KEYS" => serve.env("HTTP_ADDR", "0.0.0.0:0"),
+            "INTAKE_KEYS" => serve.env("GATEWAY_KEYS", "gateway"),
             _ => &mut serve,
         };
         let (code, said) = tokio::task::spawn_blocking(move || run(&mut serve))
@@ -317,7 +336,7 @@ fn serve_refuses_a_key_that_is_no_secret_and_does_not_print_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn serve_refuses_a_schema_that_is_out_of_date_and_migrate_mends_it() {
+async fn a_schema_that_is_out_of_date_is_refused_and_migrate_mends_it() {
     let database = TestDatabase::new().await;
     database
         .pool
@@ -329,17 +348,24 @@ async fn serve_refuses_a_schema_that_is_out_of_date_and_migrate_mends_it() {
         .execute("drop schema access_tokens_v1, members_v1, credentials_v1 cascade")
         .await
         .unwrap();
-    let mut serve = program();
-    serve
-        .arg("serve")
-        .env("DATABASE_URL", &database.url)
-        .env("HTTP_ADDR", "127.0.0.1:0")
-        .env("JWT_KEY", JWT_KEY);
-    let (code, said) = tokio::task::spawn_blocking(move || run(&mut serve))
-        .await
-        .unwrap();
-    assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("featbit-tokens migrate"), "{said}");
+    for arguments in [
+        &["serve"][..],
+        &["replay", "--all"],
+        &["audit", "verify"],
+        &["audit", "export"],
+    ] {
+        let mut command = program();
+        command
+            .args(arguments)
+            .env("DATABASE_URL", &database.url)
+            .env("HTTP_ADDR", "127.0.0.1:0")
+            .env("JWT_KEY", JWT_KEY);
+        let (code, said) = tokio::task::spawn_blocking(move || run(&mut command))
+            .await
+            .unwrap();
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains("featbit-tokens migrate"), "{said}");
+    }
 
     let mut migrate = program();
     migrate.arg("migrate").env("DATABASE_URL", &database.url);
