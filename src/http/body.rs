@@ -48,9 +48,18 @@ pub(super) async fn read<B: HttpBody<Data = Bytes> + Unpin>(mut body: B) -> Resu
     if body.is_end_stream() && first.len() <= MAX_BODY {
         return Ok(first);
     }
+    // As far as it says.
+    let size = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    if size > MAX_DRAINED {
+        return Err(UnreadableBody::TooLarge);
+    }
     tokio::time::timeout(PATIENCE, read_bounded(first, body))
         .await
-        .unwrap_or(Err(UnreadableBody::Broken))
+        .unwrap_or(Err(if size > MAX_BODY {
+            UnreadableBody::TooLarge
+        } else {
+            UnreadableBody::Broken
+        }))
 }
 
 /// The rest of a body that began like this.

@@ -46,6 +46,8 @@ impl JwtVerifier {
     pub fn new(algorithm: Algorithm, key: DecodingKey, issuer: &str, audience: &str) -> Self {
         let mut validation = Validation::new(algorithm);
         validation.leeway = 0;
+        // Not on the second of its expiry either (RFC 7519, 4.1.4).
+        validation.reject_tokens_expiring_in_less_than = 1;
         validation.validate_nbf = true;
         validation.set_issuer(&[issuer]);
         validation.set_audience(&[audience]);
@@ -65,6 +67,10 @@ impl JwtVerifier {
                 ErrorKind::ExpiredSignature => Disbelief::Expired,
                 _ => Disbelief::Wrong,
             })?;
+        // Whoever signed it says that it means nothing to who does not know those (RFC 7515, 4.1.11).
+        if decoded.header.crit.is_some() {
+            return Err(Disbelief::Wrong);
+        }
         Ok(MemberId::from(decoded.claims.id))
     }
 }

@@ -2,19 +2,21 @@
 //! body they go the way of the topic's: the same code understands them, takes them, or sets them aside.
 
 use axum::extract::{FromRequest, FromRequestParts, Request, State};
+use axum::http::HeaderName;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
 use axum::response::Response;
 use serde::Serialize;
 use serde_json::value::RawValue;
-use subtle::ConstantTimeEq;
 use utoipa::ToSchema;
 
 use super::Service;
 use super::body::read;
+use super::caller::single;
 use super::client_address::peer;
 use super::confirming::{Wait, confirmed};
 use super::envelope::done;
+use super::gateway::is_one_of;
 use super::openapi::schemas::Success;
 use super::openapi::{MEMBERSHIP, cloud_events, parameters, problems};
 use super::problem::Problem;
@@ -113,6 +115,8 @@ fn needs_a_version(message: &Message) -> bool {
         .is_ok_and(|event| matches!(event.about, About::Member { version: None, .. }))
 }
 
+const INTAKE_KEY: HeaderName = HeaderName::from_static("x-intake-key");
+
 /// Somebody who may send events: holds one of the intake keys.
 pub(super) struct IntakeKey;
 
@@ -123,13 +127,8 @@ impl FromRequestParts<Service> for IntakeKey {
         if service.intake_keys.is_empty() {
             return Err(Problem::NotFound);
         }
-        let presented = parts
-            .headers
-            .get("x-intake-key")
-            .map(|value| value.as_bytes())
-            .unwrap_or_default();
-        let is_one = |key: &String| bool::from(key.as_bytes().ct_eq(presented));
-        if service.intake_keys.iter().any(is_one) {
+        let presented = single(&parts.headers, INTAKE_KEY);
+        if presented.is_some_and(|presented| is_one_of(&service.intake_keys, presented)) {
             return Ok(Self);
         }
         Err(service

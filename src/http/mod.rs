@@ -57,6 +57,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 pub use caller::JwtVerifier;
+use caller::single;
 use client_address::peer;
 pub use discovery::Discovery;
 pub use failed_attempts::FailedAttempts;
@@ -85,6 +86,7 @@ const OWN_PATIENCE: Duration = Duration::from_secs(5);
 const POSITION_PATIENCE: Duration = Duration::from_millis(250);
 /// Digits of a second, as the log has them.
 const MICROSECONDS: u16 = 6;
+const AT_LEAST_POSITION: HeaderName = HeaderName::from_static("x-at-least-position");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What the handlers work with. Each request clones it several times, so it is one pointer.
@@ -300,13 +302,11 @@ async fn reach(service: &Service, position: i64) {
 
 /// The position a caller wants to see at least, from `X-At-Least-Position`; 0 where it doesn't say.
 fn at_least_position(headers: &HeaderMap) -> Result<i64, Problem> {
-    let Some(value) = headers.get("x-at-least-position") else {
+    if !headers.contains_key(&AT_LEAST_POSITION) {
         return Ok(0);
-    };
-    value
-        .to_str()
-        .ok()
-        .and_then(|text| text.trim().parse::<i64>().ok())
+    }
+    single(headers, AT_LEAST_POSITION)
+        .and_then(|text| text.parse::<i64>().ok())
         .filter(|position| *position >= 0)
         .ok_or(Problem::Invalid(vec!["at_least_position_is_invalid"]))
 }

@@ -246,6 +246,8 @@ fn expires_at(value: Option<&Value>, limits: Limits) -> Result<Option<DateTime<U
     DateTime::parse_from_rfc3339(text)
         .map(|time| time.to_utc().trunc_subsecs(MICROSECONDS))
         .ok()
+        // A leap second is a second of no other clock.
+        .filter(|time| time.timestamp_subsec_nanos() < 1_000_000_000)
         .filter(|time| *time > limits.now && *time <= farthest)
         .map(Some)
         .ok_or("expires_at_is_invalid")

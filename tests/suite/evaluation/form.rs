@@ -39,6 +39,14 @@ async fn where_gateway_keys_are_set_only_who_has_one_is_answered() {
         assert!(answer.body.is_string(), "{}", answer.text);
         assert_eq!(answer.header("x-request-id"), "req-7");
     }
+    // Which of them is the gateway's? Tried: the first one taken.
+    let request = app
+        .request(Method::POST, "/access/v1/evaluation")
+        .json(&question(token(&secret), json!({})));
+    let twice = request
+        .header("x-gateway-key", "first-key")
+        .header("x-gateway-key", "x");
+    assert_eq!(Answer::of(twice).await.status, 401);
     // FeatBit's page has no such key and needs none.
     assert_eq!(app.owner().get("/access-tokens").await.status, 200);
 }

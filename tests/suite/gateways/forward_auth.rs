@@ -179,6 +179,10 @@ async fn what_is_not_clear_is_refused() {
     assert_eq!(status(twice).await, 401);
     let unclear = asking(&app, &secret).header("authorization", "api-p_nobody's");
     assert_eq!(status(unclear).await, 401);
+    let two_positions = asking(&app, &secret)
+        .header("x-at-least-position", "0")
+        .header("x-at-least-position", "1");
+    assert_eq!(status(two_positions).await, 403);
     let too_long = asking(&app, &secret).header("filler", "x".repeat(17 * 1024));
     assert_eq!(Answer::of(too_long).await.status, 413);
 }

@@ -142,6 +142,8 @@ async fn a_field_of_the_wrong_type_is_named() {
             "9999-12-31T23:59:59Z",
             "1970-01-01T00:00:00Z",
             "2027-01-01T00:00:00",
+            // No second of any clock.
+            "2026-12-30T12:30:60Z",
         ] {
             let body = json!({ "name": "n", "type": "Personal", "expiresAt": expiry });
             assert_eq!(
@@ -381,6 +383,19 @@ async fn a_body_of_10_mb_is_answered_and_the_answer_arrives() {
             assert_eq!(answer.status, status);
             assert!(answer.body.is_string(), "{}", answer.text);
         }
+        // Of which next to nothing comes. Tried: without the look at the size that is announced.
+        let announced = head(
+            &owner,
+            "POST /api/v1/access-tokens",
+            "content-length: 99999999\r\n",
+        );
+        let answer = tokio::time::timeout(
+            Duration::from_secs(5),
+            send(&app, format!("{announced}{{}}").as_bytes()),
+        )
+        .await
+        .unwrap();
+        assert_eq!((answer.status, answer.body), (413, too_large.clone()));
         // Of a length nobody announces.
         let chunked = head(
             &owner,

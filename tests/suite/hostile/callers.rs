@@ -50,6 +50,8 @@ async fn only_featbits_own_jwts_are_believed() {
     nothing_comes_of(&app, async || {
         let mut forged: Vec<String> = [
             with("exp", json!(in_seconds(-1))),
+            // Not on that second either. Tried: without `reject_tokens_expiring_in_less_than`.
+            with("exp", json!(in_seconds(0))),
             with("exp", json!("never")),
             with("exp", json!(-1)),
             with("nbf", json!(in_seconds(60))),
@@ -81,6 +83,16 @@ async fn only_featbits_own_jwts_are_believed() {
                 &good,
             ),
             signed(Algorithm::HS256, &EncodingKey::from_secret(b""), &good),
+            // It means something else to who knows `zz`. Tried: without the look at `crit`.
+            encode(
+                &Header {
+                    crit: Some(vec!["zz".to_owned()]),
+                    ..Header::new(Algorithm::HS256)
+                },
+                &good,
+                &key,
+            )
+            .unwrap(),
             signed(Algorithm::HS384, &key, &good),
             signed(Algorithm::HS512, &key, &good),
             format!("{none}.{}.", parts[1]),
