@@ -173,7 +173,7 @@ pub(in crate::http) struct ResourceType {
 pub(in crate::http) struct ResourceOfOrganization {
     /// Not compared.
     r#type: String,
-    /// A resource name with its tags.
+    /// A resource name with its tags, of at most 8192 bytes.
     id: String,
     properties: MemberProperties,
 }
@@ -261,8 +261,8 @@ pub(in crate::http) struct Action {
 pub(in crate::http) struct Resource {
     /// Not compared.
     r#type: String,
-    /// A resource name with its tags, `project/<key>:env/<key>:flag/<key>;<tag>,<tag>`: raw text, never refused for its
-    /// form.
+    /// A resource name with its tags, `project/<key>:env/<key>:flag/<key>;<tag>,<tag>`: raw text of at most 8192 bytes,
+    /// never refused for its form.
     id: String,
     #[schema(nullable)]
     properties: Option<ResourceProperties>,

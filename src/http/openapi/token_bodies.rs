@@ -209,8 +209,8 @@ fn scope() -> Schema {
 
 fn fixed_permissions() -> Schema {
     statements_or_null(
-        "Of a personal token: not looked at. Of a service token: absent, or what it has, as a set and without regard to \
-         ids.",
+        "Of a personal token: without effect. Of a service token: absent, or what it has: as sets, its actions and resources \
+         too, and without regard to ids.",
     )
 }
 
