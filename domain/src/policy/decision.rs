@@ -121,7 +121,7 @@ impl Permission {
 
     /// Decides about one permission on one resource, given as raw text. Does not allocate.
     pub fn decide(&self, resource: &str, permission: &str) -> Decision<'_> {
-        match self.deciding(resource, permission) {
+        match self.deciding(&ResourceText::new(resource), permission) {
             Some((_, statement)) if statement.effect == Effect::Allow => Decision::Allowed(statement),
             Some((_, statement)) => Decision::Denied(statement),
             None => Decision::NoMatch,
@@ -129,8 +129,11 @@ impl Permission {
     }
 
     /// The statement that decides, and its number among the entries.
-    pub(super) fn deciding(&self, resource: &str, permission: &str) -> Option<(usize, &Statement)> {
-        let resource = ResourceText::new(resource);
+    pub(super) fn deciding(
+        &self,
+        resource: &ResourceText<'_>,
+        permission: &str,
+    ) -> Option<(usize, &Statement)> {
         let mut taken = false;
         let mut allowed = None;
         let mut denied = None;
@@ -138,10 +141,8 @@ impl Permission {
         // seen of each effect is the first of the list.
         for (number, entry) in self.entries.iter().enumerate().rev() {
             match entry {
-                Entry::Revocation(revocation) => {
-                    taken = taken || revocation.takes_text(&resource, permission)
-                }
-                Entry::Statement(statement) if statement.matches_text(&resource, permission) => {
+                Entry::Revocation(revocation) => taken = taken || revocation.takes_text(resource, permission),
+                Entry::Statement(statement) if statement.matches_text(resource, permission) => {
                     match statement.effect {
                         Effect::Deny => denied = Some((number, statement)),
                         Effect::Allow if taken => {}

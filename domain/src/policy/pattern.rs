@@ -26,6 +26,8 @@ pub struct ResourcePattern {
 
 #[derive(Clone)]
 struct SegmentPattern {
+    /// Among the patterns that were numbered with it, where it is there more than once.
+    number: Option<u8>,
     path: Glob,
     /// Empty: tags are not looked at.
     tags: Box<[Glob]>,
@@ -35,10 +37,7 @@ impl ResourcePattern {
     /// The pattern this text is.
     pub fn new(text: impl Into<Arc<str>>) -> Self {
         let text = text.into();
-        let segments = ResourceText::new(&text)
-            .segments()
-            .map(SegmentPattern::new)
-            .collect();
+        let segments = segments_of(&text).map(SegmentPattern::new).collect();
         Self { text, segments }
     }
 
@@ -54,12 +53,37 @@ impl ResourcePattern {
     }
 
     pub(super) fn matches_text(&self, resource: &ResourceText<'_>) -> bool {
+        let names = resource.split();
+        if self.segments.len() <= names.len() {
+            let mut segments = self.segments.iter().zip(names);
+            return !self.is_empty()
+                && segments
+                    .all(|(segment, name)| resource.remembered(segment.number, || segment.matches(*name)));
+        }
         let mut names = resource.segments();
-        !self.is_empty()
-            && self
-                .segments
-                .iter()
-                .all(|segment| names.next().is_some_and(|name| segment.matches(name)))
+        self.segments
+            .iter()
+            .all(|segment| names.next().is_some_and(|name| segment.matches(name)))
+    }
+
+    /// What stands between the `:`, with its place.
+    pub(super) fn places(&self) -> impl Iterator<Item = (usize, SegmentText<'_>)> {
+        segments_of(&self.text).enumerate()
+    }
+
+    /// Gives its segments these numbers, and no others.
+    pub(super) fn number(&mut self, number: impl Fn(&(usize, SegmentText<'_>)) -> Option<u8>) {
+        let numbers: Vec<_> = self.places().map(|place| number(&place)).collect();
+        let have = self.segments.iter().map(|segment| segment.number);
+        // Most have none and get none, and go on sharing their segments with their copies.
+        if have.ne(numbers.iter().copied()) {
+            let segments = self.segments.iter().zip(numbers);
+            let segments = segments.map(|(segment, number)| SegmentPattern {
+                number,
+                ..segment.clone()
+            });
+            self.segments = segments.collect();
+        }
     }
 
     /// Whether every resource the other pattern matches is matched by this one. True only if that can be shown: a no may
@@ -95,8 +119,9 @@ impl ResourcePattern {
 impl SegmentPattern {
     fn new(segment: SegmentText<'_>) -> Self {
         Self {
+            number: None,
             path: Glob::new(segment.path),
-            tags: segment.tags().map(Glob::new).collect(),
+            tags: segment.each_tag().map(Glob::new).collect(),
         }
     }
 
@@ -104,7 +129,7 @@ impl SegmentPattern {
         self.path.matches(segment.path)
             && (self.tags.is_empty()
                 || segment
-                    .tags()
+                    .each_tag()
                     .any(|tag| self.tags.iter().any(|wanted| wanted.matches(tag))))
     }
 
@@ -113,6 +138,14 @@ impl SegmentPattern {
         self.path.contains(&other.path)
             && (self.tags.is_empty() || (!other.tags.is_empty() && other.tags.iter().all(tag_contained)))
     }
+}
+
+/// None of an empty text.
+fn segments_of(text: &str) -> impl Iterator<Item = SegmentText<'_>> {
+    let text = (!text.is_empty()).then_some(text);
+    text.into_iter()
+        .flat_map(|text| text.split(':'))
+        .map(SegmentText::new)
 }
 
 /// The text says it all.

@@ -1,19 +1,33 @@
-//! A resource as a decision meets it: raw text of any form, split once for all the patterns it is held against.
+//! A resource as a decision meets it: raw text of any form, split once for all the patterns it is held against. Segments that
+//! many of these have in common may have numbers; then what was found of one is remembered to the decision's end.
+
+use std::cell::Cell;
 
 /// Segments that are split in advance; FeatBit's names have at most three. Further ones are split as they are needed.
 const SEGMENTS: usize = 8;
 
+/// How many segments of patterns have numbers at most.
+pub(super) const NUMBERS: u8 = 64;
+
 /// The raw text of a resource, split. Does not allocate.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct ResourceText<'a> {
     text: &'a str,
     first: [SegmentText<'a>; SEGMENTS],
     count: usize,
     rest: Option<&'a str>,
+    found: Option<Found>,
+}
+
+/// What was found of the numbered segments, a bit for each.
+#[derive(Debug, Default)]
+struct Found {
+    looked_at: Cell<u64>,
+    matching: Cell<u64>,
 }
 
 /// What stands between two `:`.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct SegmentText<'a> {
     /// What stands before the first `;`.
     pub(super) path: &'a str,
@@ -28,6 +42,7 @@ impl<'a> ResourceText<'a> {
             count: 0,
             // An empty text has no segments.
             rest: (!text.is_empty()).then_some(text),
+            found: None,
         };
         for segment in &mut split.first {
             let Some(rest) = split.rest else { break };
@@ -42,16 +57,44 @@ impl<'a> ResourceText<'a> {
         split
     }
 
+    /// To be held against patterns whose segments were all numbered together, and no others: a number means the same segment
+    /// in the same place.
+    pub(super) fn for_numbered(text: &'a str) -> Self {
+        Self {
+            found: Some(Found::default()),
+            ..Self::new(text)
+        }
+    }
+
+    /// Whether the segment of this number matches, by looking or by remembering.
+    pub(super) fn remembered(&self, number: Option<u8>, look: impl FnOnce() -> bool) -> bool {
+        let bit = number.and_then(|number| 1_u64.checked_shl(u32::from(number)));
+        let (Some(found), Some(bit)) = (&self.found, bit) else {
+            return look();
+        };
+        if found.looked_at.get() & bit == 0 {
+            found.looked_at.set(found.looked_at.get() | bit);
+            if look() {
+                found.matching.set(found.matching.get() | bit);
+            }
+        }
+        found.matching.get() & bit != 0
+    }
+
     /// The text as it came.
     pub(super) fn as_str(&self) -> &'a str {
         self.text
     }
 
+    /// Those segments, from the outermost, that were split in advance.
+    pub(super) fn split(&self) -> &[SegmentText<'a>] {
+        self.first.get(..self.count).unwrap_or_default()
+    }
+
     /// From the outermost to the innermost; none of an empty text.
     pub(super) fn segments(&self) -> impl Iterator<Item = SegmentText<'a>> {
         let rest = self.rest.into_iter().flat_map(|rest| rest.split(':'));
-        let first = self.first.iter().take(self.count).copied();
-        first.chain(rest.map(SegmentText::new))
+        self.split().iter().copied().chain(rest.map(SegmentText::new))
     }
 }
 
@@ -64,7 +107,7 @@ impl<'a> SegmentText<'a> {
     }
 
     /// An empty text holds none, `,` two that are empty.
-    pub(super) fn tags(&self) -> impl Iterator<Item = &'a str> {
+    pub(super) fn each_tag(&self) -> impl Iterator<Item = &'a str> {
         self.tags.split(',').filter(|_| !self.tags.is_empty())
     }
 }
