@@ -149,3 +149,40 @@ impl<'de, A: MapAccess<'de>> VariantAccess<'de> for Fields<A> {
         visitor.visit_map(self.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::member::MemberEvent;
+
+    const FIELDS: &str = r#""organizationId":"98881f6a-5c6c-4277-bcf7-fda94c538785","memberId":"0192f0a4-0000-7000-8000-000000000001""#;
+    const EVENT: &str = r#""event":"member.released""#;
+
+    fn read(json: &str) -> Result<MemberEvent, serde_json::Error> {
+        serde_json::from_str(json)
+    }
+
+    /// Tried: without the fields that come before the name.
+    #[test]
+    fn an_event_is_the_same_wherever_its_name_stands() {
+        let first = read(&format!("{{{EVENT},{FIELDS}}}")).expect("an event");
+        let last = read(&format!("{{{FIELDS},{EVENT}}}")).expect("an event");
+        assert_eq!(first, last);
+        let written = serde_json::to_string(&first).expect("serializes");
+        assert_eq!(written, format!("{{{EVENT},{FIELDS}}}"), "it is written first");
+    }
+
+    #[test]
+    fn what_has_no_name_or_one_that_nobody_knows_is_no_event() {
+        for json in [
+            "{}".to_owned(),
+            "[]".to_owned(),
+            format!("{{{FIELDS}}}"),
+            format!("{{{EVENT}}}"),
+            format!(r#"{{"event":7,{FIELDS}}}"#),
+            format!(r#"{{{FIELDS},"event":7}}"#),
+            format!(r#"{{"event":"member.forgotten",{FIELDS}}}"#),
+        ] {
+            assert!(read(&json).is_err(), "{json}");
+        }
+    }
+}

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize, Serializer};
 use uuid::Uuid;
 
-use super::resource_text::{NUMBERS, ResourceText};
+use super::resource_text::{NUMBERS, ResourceText, SegmentText};
 use super::{Effect, Entry, Permission, ResourcePattern};
 
 /// So many patterns have enough in common for it to be looked at once: most tokens have one or two, and are made often.
@@ -37,20 +37,27 @@ impl From<Permission> for Rules {
             .flat_map(resources)
             .map(|it| it.clone())
             .collect();
-        let mut times = BTreeMap::<_, usize>::new();
-        let worth_it = patterns.iter().filter(|_| patterns.len() >= MANY);
-        for place in worth_it.flat_map(ResourcePattern::places) {
-            let times = times.entry(place).or_default();
-            *times = times.saturating_add(1);
-        }
-        let repeated = times.iter().filter(|(_, times)| **times > 1);
-        let numbers: BTreeMap<_, _> = repeated.map(|(place, _)| *place).zip(0..NUMBERS).collect();
+        let numbers = numbers(&patterns);
         // All of them: one that has numbers has them from among others.
         for pattern in entries.iter_mut().flat_map(resources) {
             pattern.number(|place| numbers.get(place).copied());
         }
         Self(Permission::new(entries))
     }
+}
+
+/// Of the segments that are there more than once, each with its place.
+fn numbers(patterns: &[ResourcePattern]) -> BTreeMap<(usize, SegmentText<'_>), u8> {
+    if patterns.len() < MANY {
+        return BTreeMap::new();
+    }
+    let mut times = BTreeMap::<_, usize>::new();
+    for place in patterns.iter().flat_map(ResourcePattern::places) {
+        let times = times.entry(place).or_default();
+        *times = times.saturating_add(1);
+    }
+    times.retain(|_, times| *times > 1);
+    times.into_keys().zip(0..NUMBERS).collect()
 }
 
 fn resources(entry: &mut Entry) -> &mut [ResourcePattern] {

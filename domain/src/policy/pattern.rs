@@ -11,7 +11,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::glob::Glob;
-use super::resource_text::{ResourceText, SegmentText};
+use super::resource_text::{ResourceText, SegmentText, segments_of};
 
 /// Text such as `project/*:env/prod:flag/*;beta` that says which resource names are meant. Any text is a pattern; the
 /// empty one matches nothing. JSON: the text.
@@ -37,7 +37,7 @@ impl ResourcePattern {
     /// The pattern this text is.
     pub fn new(text: impl Into<Arc<str>>) -> Self {
         let text = text.into();
-        let segments = segments_of(&text).map(SegmentPattern::new).collect();
+        let segments = segments_in(&text).map(SegmentPattern::new).collect();
         Self { text, segments }
     }
 
@@ -53,6 +53,7 @@ impl ResourcePattern {
     }
 
     pub(super) fn matches_text(&self, resource: &ResourceText<'_>) -> bool {
+        // Nearly always: an iterator over both kinds of segments costs a decision a seventh of its time.
         let names = resource.split();
         if self.segments.len() <= names.len() {
             let mut segments = self.segments.iter().zip(names);
@@ -68,7 +69,7 @@ impl ResourcePattern {
 
     /// What stands between the `:`, with its place.
     pub(super) fn places(&self) -> impl Iterator<Item = (usize, SegmentText<'_>)> {
-        segments_of(&self.text).enumerate()
+        segments_in(&self.text).enumerate()
     }
 
     /// Gives its segments these numbers, and no others.
@@ -121,7 +122,7 @@ impl SegmentPattern {
         Self {
             number: None,
             path: Glob::new(segment.path),
-            tags: segment.each_tag().map(Glob::new).collect(),
+            tags: segment.tags().map(Glob::new).collect(),
         }
     }
 
@@ -129,7 +130,7 @@ impl SegmentPattern {
         self.path.matches(segment.path)
             && (self.tags.is_empty()
                 || segment
-                    .each_tag()
+                    .tags()
                     .any(|tag| self.tags.iter().any(|wanted| wanted.matches(tag))))
     }
 
@@ -140,12 +141,9 @@ impl SegmentPattern {
     }
 }
 
-/// None of an empty text.
-fn segments_of(text: &str) -> impl Iterator<Item = SegmentText<'_>> {
-    let text = (!text.is_empty()).then_some(text);
-    text.into_iter()
-        .flat_map(|text| text.split(':'))
-        .map(SegmentText::new)
+/// An empty pattern has none.
+fn segments_in(text: &str) -> impl Iterator<Item = SegmentText<'_>> {
+    segments_of((!text.is_empty()).then_some(text))
 }
 
 /// The text says it all.

@@ -93,9 +93,14 @@ impl<'a> ResourceText<'a> {
 
     /// From the outermost to the innermost; none of an empty text.
     pub(super) fn segments(&self) -> impl Iterator<Item = SegmentText<'a>> {
-        let rest = self.rest.into_iter().flat_map(|rest| rest.split(':'));
-        self.split().iter().copied().chain(rest.map(SegmentText::new))
+        self.split().iter().copied().chain(segments_of(self.rest))
     }
+}
+
+/// What stands between the `:`.
+pub(super) fn segments_of(text: Option<&str>) -> impl Iterator<Item = SegmentText<'_>> {
+    let split = text.into_iter().flat_map(|text| text.split(':'));
+    split.map(SegmentText::new)
 }
 
 impl<'a> SegmentText<'a> {
@@ -107,7 +112,7 @@ impl<'a> SegmentText<'a> {
     }
 
     /// An empty text holds none, `,` two that are empty.
-    pub(super) fn each_tag(&self) -> impl Iterator<Item = &'a str> {
+    pub(super) fn tags(&self) -> impl Iterator<Item = &'a str> {
         self.tags.split(',').filter(|_| !self.tags.is_empty())
     }
 }
