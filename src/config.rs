@@ -17,7 +17,6 @@ use crate::http::JwtVerifier;
 use crate::intake::IntakeConfig;
 
 const KAFKA_PROPERTY: &str = "KAFKA_PROPERTY_";
-const POSTGRES: [&str; 2] = ["postgres://", "postgresql://"];
 
 /// Everything a node needs to know. It holds keys and passwords, so it can't be printed.
 #[derive(Clone)]
@@ -144,12 +143,13 @@ impl Environment {
 /// The database's URL alone, for the commands that need nothing else.
 ///
 /// # Errors
-/// Where it is not set.
+/// Where it is not set, or no URL of a PostgreSQL.
 pub fn database_url(environment: &Environment) -> Result<String, ConfigError> {
     const NAME: &str = "DATABASE_URL";
+    const SCHEMES: [&str; 2] = ["postgres://", "postgresql://"];
     let url = environment.get(NAME).ok_or(ConfigError::Missing(NAME))?;
     // It may hold a password, so it is not shown.
-    if url.parse::<PgConnectOptions>().is_err() || !POSTGRES.iter().any(|scheme| url.starts_with(scheme)) {
+    if url.parse::<PgConnectOptions>().is_err() || !SCHEMES.iter().any(|scheme| url.starts_with(scheme)) {
         return Err(invalid(
             NAME,
             "it is no URL of a PostgreSQL, as postgres://user@host/name is one",

@@ -25,6 +25,8 @@ use crate::commands::{Done, Effect};
 use crate::intake::IntakeState;
 use crate::intake::member_events::understand;
 
+const INTAKE_KEY: HeaderName = HeaderName::from_static("x-intake-key");
+
 /// Events in one batch.
 const MAX_EVENTS: usize = 1000;
 /// The media types of CloudEvents 1.0 in HTTP (its HTTP protocol binding, 3.2 and 3.3).
@@ -114,8 +116,6 @@ fn needs_a_version(message: &Message) -> bool {
         .as_ref()
         .is_ok_and(|event| matches!(event.about, About::Member { version: None, .. }))
 }
-
-const INTAKE_KEY: HeaderName = HeaderName::from_static("x-intake-key");
 
 /// Somebody who may send events: holds one of the intake keys.
 pub(super) struct IntakeKey;
