@@ -14,7 +14,7 @@ use domain::member::{Member, MemberEvent};
 use domain::organization::OrganizationEvent;
 use sqlx::PgConnection;
 
-pub use snapshot::{CreatorReader, SharedCreator, Snapshot, SnapshotError, TokenPage, TokenReader};
+pub use snapshot::{CreatorReader, Page, Pages, SharedCreator, Snapshot, SnapshotError, TokenReader};
 
 use crate::copy::NewRows;
 use crate::log::{Fact, RecordedEvent};
@@ -44,15 +44,64 @@ pub struct CreatorRow {
     pub has_ended: bool,
 }
 
-type MemberKey = (OrganizationId, MemberId);
+/// Names a member.
+pub type MemberKey = (OrganizationId, MemberId);
 
 /// The rows that a batch of events touches.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
-    credentials: BTreeMap<TokenId, CredentialRow>,
-    creators: BTreeMap<MemberKey, CreatorRow>,
-    changed_credentials: BTreeSet<TokenId>,
-    changed_creators: BTreeSet<MemberKey>,
+    credentials: BTreeMap<TokenId, Touched<CredentialRow>>,
+    creators: BTreeMap<MemberKey, Touched<CreatorRow>>,
+}
+
+/// A row, and how its table has it.
+#[derive(Debug, Default)]
+struct Touched<R> {
+    row: R,
+    stored: Stored,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Stored {
+    /// Not at all.
+    #[default]
+    Not,
+    /// Otherwise.
+    Otherwise,
+    /// As it is.
+    AsIs,
+}
+
+impl<R> Touched<R> {
+    fn new(row: R) -> Self {
+        Self {
+            row,
+            stored: Stored::Not,
+        }
+    }
+
+    fn loaded(row: R) -> Self {
+        Self {
+            row,
+            stored: Stored::AsIs,
+        }
+    }
+
+    /// To be changed.
+    fn change(&mut self) -> &mut R {
+        if self.stored == Stored::AsIs {
+            self.stored = Stored::Otherwise;
+        }
+        &mut self.row
+    }
+
+    fn is_new(&self) -> bool {
+        self.stored == Stored::Not
+    }
+
+    fn is_changed(&self) -> bool {
+        self.stored == Stored::Otherwise
+    }
 }
 
 /// All of them at once.
@@ -84,10 +133,15 @@ impl Batch {
                 }
             }
         }
+        let credentials = rows::credentials(connection, &tokens, &organizations).await?;
+        let creators = rows::creators(connection, &members, &organizations).await?;
+        let credentials = credentials
+            .into_iter()
+            .map(|row| (row.token_id, Touched::loaded(row)));
+        let creators = creators.into_iter().map(|(key, row)| (key, Touched::loaded(row)));
         Ok(Self {
-            credentials: rows::credentials(connection, &tokens, &organizations).await?,
-            creators: rows::creators(connection, &members, &organizations).await?,
-            ..Self::default()
+            credentials: credentials.collect(),
+            creators: creators.collect(),
         })
     }
 
@@ -96,11 +150,8 @@ impl Batch {
         match &event.fact {
             Fact::AccessToken(AccessTokenEvent::Created(created)) => self.issue(event.position, created),
             Fact::AccessToken(fact) => {
-                if let Some((token_id, row)) =
-                    token_id(event).and_then(|id| Some((id, self.credentials.get_mut(&id)?)))
-                {
-                    row.credential.apply(fact);
-                    self.changed_credentials.insert(token_id);
+                if let Some(held) = token_id(event).and_then(|id| self.credentials.get_mut(&id)) {
+                    held.change().credential.apply(fact);
                 }
             }
             Fact::Member(fact) => {
@@ -120,42 +171,36 @@ impl Batch {
         // A row that is there already stays as it is: most tokens are made by members who are known.
         let key = (created.organization_id, created.creator_id);
         let has_ended = match self.creators.get(&key) {
-            Some(creator) => creator.has_ended,
+            Some(creator) => creator.row.has_ended,
             None => self.creator(key).has_ended,
         };
         // Made in the moment after its organization was removed.
         if has_ended {
             credential.remove();
         }
-        self.changed_credentials.insert(created.token_id);
-        self.credentials.insert(
-            created.token_id,
-            CredentialRow {
-                token_id: created.token_id,
-                creator_id: created.creator_id,
-                created_position,
-                credential,
-            },
-        );
+        let row = CredentialRow {
+            token_id: created.token_id,
+            creator_id: created.creator_id,
+            created_position,
+            credential,
+        };
+        self.credentials.insert(created.token_id, Touched::new(row));
     }
 
     /// To be changed: a token's creator is there from then on, whether or not anything was heard of it.
     fn creator(&mut self, key: MemberKey) -> &mut CreatorRow {
-        self.changed_creators.insert(key);
-        self.creators.entry(key).or_default()
+        self.creators.entry(key).or_default().change()
     }
 
     fn remove_organization(&mut self, organization_id: OrganizationId) {
-        for (token_id, row) in &mut self.credentials {
-            if row.credential.organization_id == organization_id {
-                row.credential.remove();
-                self.changed_credentials.insert(*token_id);
+        for held in self.credentials.values_mut() {
+            if held.row.credential.organization_id == organization_id {
+                held.change().credential.remove();
             }
         }
-        for (key, creator) in &mut self.creators {
+        for (key, held) in &mut self.creators {
             if key.0 == organization_id {
-                creator.has_ended = true;
-                self.changed_creators.insert(*key);
+                held.change().has_ended = true;
             }
         }
     }
@@ -163,20 +208,21 @@ impl Batch {
     /// All of them, where the tables have none of them.
     pub(crate) fn all_new(self) -> Result<[NewRows; 2], ProjectError> {
         Ok([
-            rows::new_credentials(self.credentials.into_values())?,
-            rows::new_creators(self.creators)?,
+            rows::new_credentials(self.credentials.values().map(|held| &held.row))?,
+            rows::new_creators(self.creators.iter().map(|(key, held)| (*key, &held.row)))?,
         ])
     }
 
     async fn store(&self, connection: &mut PgConnection) -> Result<(), ProjectError> {
-        let credentials = self
-            .changed_credentials
-            .iter()
-            .filter_map(|id| self.credentials.get(id));
-        rows::store_credentials(connection, credentials).await?;
-        let creators = self.changed_creators.iter();
-        let creators = creators.filter_map(|key| Some((*key, self.creators.get(key)?)));
-        rows::store_creators(connection, creators).await
+        let new = self.credentials.values().filter(|held| held.is_new());
+        rows::new_credentials(new.map(|held| &held.row))?
+            .store(connection)
+            .await?;
+        let changed = self.credentials.values().filter(|held| held.is_changed());
+        rows::update_credentials(connection, changed.map(|held| &held.row)).await?;
+        let creators = self.creators.iter();
+        let creators = creators.filter(|(_, held)| held.is_new() || held.is_changed());
+        rows::store_creators(connection, creators.map(|(key, held)| (*key, &held.row))).await
     }
 }
 

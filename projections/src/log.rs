@@ -7,13 +7,14 @@ use domain::ids::OrganizationId;
 use domain::member::MemberEvent;
 use domain::organization::OrganizationEvent;
 use domain::upcast;
-use futures_util::TryStreamExt;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 use thiserror::Error;
 use uuid::Uuid;
+
+use crate::copy::StoredRow;
 
 /// An event as the log has it.
 #[derive(Clone, Debug, PartialEq)]
@@ -92,9 +93,6 @@ pub enum ReadLogError {
 /// Bytes of payload and metadata in one page, but for a single event that is larger.
 const MAX_PAGE_BYTES: i64 = 4 * 1024 * 1024;
 
-/// The same of a page by organizations, of which few are in memory at a time.
-const MAX_BYTES_BY_ORGANIZATION: usize = 16 * 1024 * 1024;
-
 /// The kinds of streams, as the log names them.
 #[derive(Clone, Copy)]
 enum Kind {
@@ -135,10 +133,12 @@ pub struct Page {
     pub is_last: bool,
 }
 
-/// The columns that [`recorded`] reads, in its order. What else a statement selects comes after them.
+/// The columns that [`recorded`] reads, in its order. What else a query selects comes after them.
 pub(crate) const COLUMNS: &str = "position, recorded_at, organization_id, aggregate_type, aggregate_id, sequence, event_type, \
     event_version, payload, metadata";
-/// The same, without the metadata.
+/// How many they are.
+pub(crate) const WIDTH: usize = 10;
+/// The same columns, without the metadata.
 const COLUMNS_WITHOUT_METADATA: &str = "position, recorded_at, organization_id, aggregate_type, aggregate_id, sequence, \
     event_type, event_version, payload, null::json";
 
@@ -247,38 +247,16 @@ pub async fn read_stream(
 /// A place in the log by organizations: an organization, and a position in the log.
 pub(crate) type Place = (Uuid, i64);
 
-/// The events after a place, up to a position, organization after organization, each one's in order: no more than `limit`
-/// of them, and no more than a few megabytes. None where there are no more.
-///
-/// # Errors
-/// Where the database is out of reach.
-pub(crate) async fn rows_by_organization(
-    connection: &mut PgConnection,
-    (organization_id, position): Place,
-    until: i64,
-    limit: i64,
-) -> Result<Vec<PgRow>, sqlx::Error> {
-    let statement = format!(
+/// The query for the events after a place, up to a position, organization after organization, each one's in order: no more
+/// than `limit` of them, none where there are no more. Their metadata is null.
+pub(crate) fn by_organization((organization_id, position): Place, until: i64, limit: i64) -> String {
+    format!(
         "select {COLUMNS_WITHOUT_METADATA}
          from events
-         where (organization_id, position) > ($1, $2) and position <= $3
+         where (organization_id, position) > ('{organization_id}', {position}) and position <= {until}
          order by organization_id, position
-         limit $4"
-    );
-    let mut found = sqlx::query(&statement)
-        .bind(organization_id)
-        .bind(position)
-        .bind(until)
-        .bind(limit)
-        .fetch(connection);
-    let (mut rows, mut bytes) = (Vec::new(), 0);
-    while bytes < MAX_BYTES_BY_ORGANIZATION
-        && let Some(row) = found.try_next().await?
-    {
-        bytes += row.try_get_raw(8)?.as_bytes().map_or(0, <[u8]>::len);
-        rows.push(row);
-    }
-    Ok(rows)
+         limit {limit}"
+    )
 }
 
 /// Whether the log has every position up to this one.
@@ -336,11 +314,11 @@ pub async fn last_position(
 }
 
 /// An event from a row that begins with [`COLUMNS`].
-pub(crate) fn recorded(row: &PgRow) -> Result<RecordedEvent, ReadLogError> {
-    let position: i64 = row.try_get(0)?;
-    let aggregate_type: &str = row.try_get(3)?;
+pub(crate) fn recorded(row: &impl StoredRow) -> Result<RecordedEvent, ReadLogError> {
+    let position: i64 = row.get(0)?;
+    let aggregate_type: &str = row.get(3)?;
     // Straight from the bytes: every event is read by several followers, and a `Value` in between costs as much again.
-    let (event_type, event_version) = (row.try_get(6)?, row.try_get(7)?);
+    let (event_type, event_version): (&str, &str) = (row.get(6)?, row.get(7)?);
     let shape = (event_type, event_version);
     let fact = if aggregate_type == Kind::AccessToken.name() {
         payload(row, shape).map(Fact::AccessToken)
@@ -364,11 +342,11 @@ pub(crate) fn recorded(row: &PgRow) -> Result<RecordedEvent, ReadLogError> {
     };
     Ok(RecordedEvent {
         position,
-        recorded_at: row.try_get(1)?,
-        organization_id: row.try_get::<Uuid, _>(2)?.into(),
-        aggregate_id: row.try_get(4)?,
-        sequence: row.try_get(5)?,
-        metadata: row.try_get::<Option<Value>, _>(9)?.unwrap_or_default(),
+        recorded_at: row.get(1)?,
+        organization_id: row.get::<Uuid>(2)?.into(),
+        aggregate_id: row.get(4)?,
+        sequence: row.get(5)?,
+        metadata: metadata(row)?,
         fact,
     })
 }
@@ -387,14 +365,29 @@ fn is_known(row: &PgRow) -> Result<(), ReadLogError> {
     })
 }
 
-fn payload<T: DeserializeOwned>(row: &PgRow, (event_type, event_version): (&str, &str)) -> Result<T, String> {
-    if event_version != upcast::current_version(event_type) {
-        let stored: Value = row.try_get(8).map_err(|error| error.to_string())?;
+fn metadata(row: &impl StoredRow) -> Result<Value, sqlx::Error> {
+    let text = row.json(9)?;
+    let metadata = text.map(serde_json::from_str).transpose();
+    Ok(metadata
+        .map_err(|error| sqlx::Error::Decode(error.into()))?
+        .unwrap_or_default())
+}
+
+fn payload<T: DeserializeOwned>(
+    row: &impl StoredRow,
+    (event_type, event_version): (&str, &str),
+) -> Result<T, String> {
+    let stored = row
+        .json(8)
+        .map_err(|error| error.to_string())?
+        .ok_or("it has no payload")?;
+    let read = if event_version == upcast::current_version(event_type) {
+        serde_json::from_str(stored)
+    } else {
+        let stored = serde_json::from_str(stored).map_err(|error| error.to_string())?;
         let payload =
             upcast::upcast(event_type, event_version, &stored).map_err(|error| error.to_string())?;
-        return T::deserialize(&*payload).map_err(|error| error.to_string());
-    }
-    // JSON is sent as its text. By way of `Json` each string in it would be looked at for itself.
-    let stored: &str = row.try_get_unchecked(8).map_err(|error| error.to_string())?;
-    serde_json::from_str(stored).map_err(|error| error.to_string())
+        T::deserialize(&*payload)
+    };
+    read.map_err(|error| error.to_string())
 }

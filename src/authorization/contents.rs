@@ -12,8 +12,10 @@ use domain::authorization::Credential;
 use domain::ids::{MemberId, OrganizationId, TokenId};
 use domain::member::{Member, MemberEvent, Standing};
 use domain::organization::OrganizationEvent;
+use domain::policy::Rules;
 use domain::secret::SecretDigest;
 use papaya::HashMap;
+use projections::credentials::{CredentialRow, MemberKey, SharedCreator};
 use projections::log::{Fact, RecordedEvent};
 
 use super::last_used::Uses;
@@ -280,7 +282,7 @@ impl MemberEntry {
     }
 }
 
-/// Puts contents together from what was written down of others, in any order.
+/// Puts contents together from what was written down of others: first the members, in any order, and then their tokens.
 #[derive(Debug, Default)]
 pub(super) struct Builder {
     contents: Contents,
@@ -299,40 +301,32 @@ impl Builder {
         }
     }
 
-    /// A member, before any of its tokens.
-    pub(super) fn add_member(
-        &mut self,
-        (organization_id, member_id): (OrganizationId, MemberId),
-        member: Arc<Member>,
-        sequence: i64,
-        has_ended: bool,
-    ) {
+    pub(super) fn add_member(&mut self, (organization_id, member_id): MemberKey, creator: SharedCreator) {
         let entry = self.contents.member_entry(organization_id, member_id);
-        entry.ended.store(has_ended, Ordering::Relaxed);
-        entry.member.store(Arc::new((member, sequence)));
+        entry.ended.store(creator.has_ended, Ordering::Relaxed);
+        entry.member.store(Arc::new((creator.member, creator.sequence)));
         // Of one of whom nothing was heard, nothing was worked out either.
-        if sequence > 0 || has_ended {
+        if creator.sequence > 0 || creator.has_ended {
             entry.changed(&mut self.contents.shared());
         }
     }
 
-    pub(super) fn add_token(
-        &mut self,
-        id: TokenId,
-        creator_id: MemberId,
-        created_position: i64,
-        mut credential: Credential,
-    ) {
-        self.contents.shared().share(&mut credential.permission);
-        let organization_id = credential.organization_id;
-        let digests: Vec<SecretDigest> = credential.secrets.digests().collect();
+    /// The same rules for all that have equal ones.
+    pub(super) fn share(&self, rules: Rules) -> Arc<Rules> {
+        self.contents.shared().shared(&Arc::new(rules))
+    }
+
+    /// A token whose rules are [shared](Self::share).
+    pub(super) fn add_token(&mut self, row: CredentialRow) {
+        let organization_id = row.credential.organization_id;
+        let digests: Vec<SecretDigest> = row.credential.secrets.digests().collect();
         let entry = Arc::new(TokenEntry {
-            id,
-            creator: self.contents.member_entry(organization_id, creator_id),
-            credential: ArcSwap::from_pointee(credential),
+            id: row.token_id,
+            creator: self.contents.member_entry(organization_id, row.creator_id),
+            credential: ArcSwap::from_pointee(row.credential),
             uses: Uses::default(),
         });
-        self.contents.by_id.pin().insert(id, Arc::clone(&entry));
+        self.contents.by_id.pin().insert(row.token_id, Arc::clone(&entry));
         let by_digest = self.contents.by_digest.pin();
         for digest in digests {
             by_digest.insert(digest, Arc::clone(&entry));
@@ -340,7 +334,7 @@ impl Builder {
         self.created
             .entry(organization_id)
             .or_default()
-            .push((created_position, entry));
+            .push((row.created_position, entry));
     }
 
     /// What was put together is all there is up to this position.

@@ -27,15 +27,21 @@ impl Default for SharedRules {
 impl SharedRules {
     /// Lets a permission hold the rules that others hold, where they are equal.
     pub(super) fn share(&mut self, granted: &mut Granted) {
-        if let Some(known) = self.known.get(granted.rules()) {
-            granted.share(known);
-            return;
+        let shared = self.shared(granted.rules());
+        granted.share(&shared);
+    }
+
+    /// Rules that are equal to these, and the same for all.
+    pub(super) fn shared(&mut self, rules: &Arc<Rules>) -> Arc<Rules> {
+        if let Some(known) = self.known.get(rules) {
+            return Arc::clone(known);
         }
         if self.known.len() >= self.sweep_at {
             self.known.retain(|rules| Arc::strong_count(rules) > 1);
             self.sweep_at = self.known.len().saturating_mul(2).max(FIRST_SWEEP);
         }
-        self.known.insert(Arc::clone(granted.rules()));
+        self.known.insert(Arc::clone(rules));
+        Arc::clone(rules)
     }
 
     /// How many sets of rules are kept.

@@ -350,6 +350,7 @@ const FEW: Bounds = Bounds {
     together: 100,
     of_one: 100_000,
     rest: 100,
+    bytes: 1_000_000,
 };
 
 /// Tried: with `Leftovers` never resumed, it starts at 0; without the revision, it goes on with another projector's rows;
@@ -486,12 +487,14 @@ async fn rows_are_the_same_however_the_log_is_divided() {
     pool.execute("update credentials_v1.creators set state = (' ' || state::text)::json")
         .await
         .unwrap();
-    for (together, of_one, rest) in [
-        (1, 1_000, 1),
-        (1_000, 1, 1),
-        (7, 3, 2),
-        (2, 5, 100),
-        (1_000, 1_000, 1_000),
+    for (together, of_one, rest, bytes) in [
+        (1, 1_000, 1, 1_000_000),
+        (1_000, 1, 1, 1_000_000),
+        (7, 3, 2, 1_000_000),
+        (2, 5, 100, 1_000_000),
+        (1_000, 1_000, 1_000, 1),
+        (1_000, 1_000, 1_000, 2_000),
+        (1_000, 1_000, 1_000, 1_000_000),
     ] {
         let rebuilds = eventually("locks are gone with the last", async || {
             begin_all(&pool, Leftovers::Discard).await.ok()
@@ -501,6 +504,7 @@ async fn rows_are_the_same_however_the_log_is_divided() {
             together,
             of_one,
             rest,
+            bytes,
         };
         let mut replay = Replay::of(pool.clone(), rebuilds, Goal::End)
             .await

@@ -6,9 +6,7 @@ use chrono::{DateTime, Utc};
 use domain::access_token::{AccessTokenEvent, Created, DeactivationReason, TokenType};
 use domain::ids::{MemberId, OrganizationId, TokenId};
 use domain::member::MemberEvent;
-use domain::policy::Statement;
 use ipnet::IpNet;
-use sqlx::types::Json;
 use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
 
@@ -57,7 +55,8 @@ enum Origin {
     Changed,
     /// One of these events; with what never changes.
     Created {
-        statements: Vec<Statement>,
+        /// JSON.
+        statements: String,
         at: DateTime<Utc>,
         position: i64,
     },
@@ -83,7 +82,7 @@ impl Row {
             updated_at: event.recorded_at,
             removed_at: None,
             origin: Origin::Created {
-                statements: token.statements.clone(),
+                statements: serde_json::to_string(&token.statements)?,
                 at: event.recorded_at,
                 position: event.position,
             },
@@ -151,7 +150,7 @@ impl Row {
         rows.put(self.organization_id)?;
         rows.put(self.creator_id)?;
         rows.put(self.token_type.as_str())?;
-        rows.put_jsonb(&serde_json::to_string(statements)?)?;
+        rows.put_jsonb(statements)?;
         rows.put(*at)?;
         rows.put(*position)
     }
@@ -276,9 +275,10 @@ impl Rows {
         }
     }
 
-    /// All of them, where the table has none of them.
-    pub(crate) fn all_new(self) -> Result<NewRows, ProjectError> {
+    /// Those that were created.
+    pub(crate) fn all_new(&self) -> Result<NewRows, ProjectError> {
         let mut rows = NewRows::of("access_tokens", COLUMNS);
+        // A second creation of one token comes to the table too, to be refused there.
         for row in self.created.iter().filter_map(|id| self.by_id.get(id)) {
             row.put(&mut rows)?;
         }
@@ -286,36 +286,13 @@ impl Rows {
     }
 
     /// Writes what is new and what has changed.
-    pub(super) async fn store(mut self, connection: &mut PgConnection) -> Result<(), ProjectError> {
-        let (mut created, mut changed) = (Columns::default(), Columns::default());
-        let mut first = First::default();
-        // A second creation of one token must come to the table, to be refused there.
-        for id in std::mem::take(&mut self.created) {
-            let Some(row) = self.by_id.get(&id) else {
-                continue;
-            };
-            if let Origin::Created {
-                statements,
-                at,
-                position,
-            } = &row.origin
-            {
-                first.organizations.push(row.organization_id);
-                first.creators.push(row.creator_id);
-                first.types.push(row.token_type.clone());
-                first.statements.push(Json(statements.clone()));
-                first.times.push(*at);
-                first.positions.push(*position);
-                created.add(row.clone());
-            }
-        }
+    pub(super) async fn store(self, connection: &mut PgConnection) -> Result<(), ProjectError> {
+        self.all_new()?.store(connection).await?;
+        let mut changed = Columns::default();
         for row in self.by_id.into_values() {
             if let Origin::Changed = row.origin {
                 changed.add(row);
             }
-        }
-        if !created.ids.is_empty() {
-            insert(connection, created, first).await?;
         }
         if !changed.ids.is_empty() {
             update(connection, changed).await?;
@@ -342,17 +319,6 @@ struct Columns {
     removed: Vec<Option<DateTime<Utc>>>,
 }
 
-/// What never changes, column by column.
-#[derive(Default)]
-struct First {
-    organizations: Vec<Uuid>,
-    creators: Vec<Uuid>,
-    types: Vec<String>,
-    statements: Vec<Json<Vec<Statement>>>,
-    times: Vec<DateTime<Utc>>,
-    positions: Vec<i64>,
-}
-
 impl Columns {
     fn add(&mut self, row: Row) {
         self.ids.push(row.id);
@@ -369,45 +335,6 @@ impl Columns {
         self.updated.push(row.updated_at);
         self.removed.push(row.removed_at);
     }
-}
-
-async fn insert(connection: &mut PgConnection, rows: Columns, first: First) -> Result<(), ProjectError> {
-    sqlx::query(
-        "insert into access_tokens (id, name, name_key, description, status, inactive_reason, membership_number, expires_at,
-             allowed_ips, digest, hint, updated_at, removed_at, organization_id, creator_id, token_type, statements,
-             created_at, created_position)
-         select id, name, name_key, description, status, inactive_reason, membership_number, expires_at,
-                string_to_array(allowed_ips, ','), digest, hint, updated_at, removed_at, organization_id, creator_id,
-                token_type, statements, created_at, created_position
-         from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::int[], $8::timestamptz[],
-                     $9::text[], $10::bytea[], $11::text[], $12::timestamptz[], $13::timestamptz[], $14::uuid[], $15::uuid[],
-                     $16::text[], $17::jsonb[], $18::timestamptz[], $19::bigint[])
-             as created (id, name, name_key, description, status, inactive_reason, membership_number, expires_at, allowed_ips,
-                         digest, hint, updated_at, removed_at, organization_id, creator_id, token_type, statements,
-                         created_at, created_position)",
-    )
-    .bind(rows.ids)
-    .bind(rows.names)
-    .bind(rows.name_keys)
-    .bind(rows.descriptions)
-    .bind(rows.statuses)
-    .bind(rows.inactive_reasons)
-    .bind(rows.membership_numbers)
-    .bind(rows.expiries)
-    .bind(rows.allowed_ips)
-    .bind(rows.digests)
-    .bind(rows.hints)
-    .bind(rows.updated)
-    .bind(rows.removed)
-    .bind(first.organizations)
-    .bind(first.creators)
-    .bind(first.types)
-    .bind(first.statements)
-    .bind(first.times)
-    .bind(first.positions)
-    .execute(connection)
-    .await?;
-    Ok(())
 }
 
 async fn update(connection: &mut PgConnection, rows: Columns) -> Result<(), ProjectError> {

@@ -1,6 +1,7 @@
 //! The rows of `credentials` and `creators`, read and written by many at once.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -15,14 +16,21 @@ use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use super::{CreatorRow, CredentialRow, MemberKey};
-use crate::copy::NewRows;
+use crate::copy::{NewRows, StoredRow};
 use crate::runner::ProjectError;
 
 /// The columns that [`credential`] reads and [`new_credentials`] writes, in their order.
 pub(super) const CREDENTIAL_COLUMNS: &str = "token_id, organization_id, creator_id, created_position, token_type, \
     state, membership_number, expires_at, allowed_ips, digest, previous_digest, previous_until, rules, statement_ids";
+/// How many they are, and their types.
+pub(super) const CREDENTIAL_WIDTH: usize = 14;
+pub(super) const CREDENTIAL_TYPES: &str = "uuid, uuid, uuid, bigint, text, text, integer, timestamp with time zone, text[], \
+    bytea, bytea, timestamp with time zone, text, json";
 /// Those of [`creator`] and [`new_creators`].
 pub(super) const CREATOR_COLUMNS: &str = "organization_id, member_id, state, sequence, has_ended";
+/// How many they are, and their types.
+pub(super) const CREATOR_WIDTH: usize = 5;
+pub(super) const CREATOR_TYPES: &str = "uuid, uuid, json, bigint, boolean";
 
 /// Why a stored row is of no use.
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +52,7 @@ pub(super) async fn credentials(
     connection: &mut PgConnection,
     tokens: &[TokenId],
     organizations: &[OrganizationId],
-) -> Result<BTreeMap<TokenId, CredentialRow>, ProjectError> {
+) -> Result<Vec<CredentialRow>, ProjectError> {
     let tokens: Vec<Uuid> = tokens.iter().map(|id| id.as_uuid()).collect();
     let organizations: Vec<Uuid> = organizations.iter().map(|id| id.as_uuid()).collect();
     let rows = sqlx::query(&format!(
@@ -56,52 +64,57 @@ pub(super) async fn credentials(
     .await?;
     rows.iter()
         .map(|row| {
-            let read = credential(row, |rules| Ok(Arc::new(serde_json::from_str(rules)?)));
-            let row = read.map_err(|error| ProjectError::Unreadable(error.to_string()))?;
-            Ok((row.token_id, row))
+            let read = credential(row, |text| Ok(Arc::new(rules_of(text)?)));
+            read.map_err(|error| ProjectError::Unreadable(error.to_string()))
         })
         .collect()
 }
 
+/// The rules that a text stands for, and its absence.
+pub(super) fn rules_of(text: Option<&str>) -> Result<Rules, serde_json::Error> {
+    text.map(serde_json::from_str)
+        .transpose()
+        .map(Option::unwrap_or_default)
+}
+
 /// A row; its rules by way of whoever may have read the same text before.
 pub(super) fn credential(
-    row: &PgRow,
-    rules: impl FnOnce(&str) -> Result<Arc<Rules>, serde_json::Error>,
+    row: &impl StoredRow,
+    rules: impl FnOnce(Option<&str>) -> Result<Arc<Rules>, serde_json::Error>,
 ) -> Result<CredentialRow, RowError> {
-    let token_id: Uuid = row.try_get(0)?;
+    let token_id: Uuid = row.get(0)?;
     let unreadable = |what| RowError::Unreadable { token_id, what };
     let digest = |bytes: &[u8]| match bytes.try_into() {
         Ok(bytes) => Ok(SecretDigest::from_bytes(bytes)),
         Err(_) => Err(unreadable("a digest")),
     };
-    let state: &str = row.try_get(5)?;
+    let state: &str = row.get(5)?;
     let state = CredentialState::ALL
         .into_iter()
         .find(|known| known.as_str() == state);
-    let membership_number: i32 = row.try_get(6)?;
-    let allowed_ips: Vec<String> = row.try_get(8)?;
-    let current = digest(row.try_get(9)?)?;
-    let previous_digest: Option<&[u8]> = row.try_get(10)?;
-    let previous_until: Option<DateTime<Utc>> = row.try_get(11)?;
+    let membership_number: i32 = row.get(6)?;
+    let allowed_ips: Vec<String> = row.get(8)?;
+    let current = digest(row.get(9)?)?;
+    let previous_digest: Option<&[u8]> = row.get(10)?;
+    let previous_until: Option<DateTime<Utc>> = row.get(11)?;
     let previous = previous_digest.map(digest).transpose()?;
-    let rules = match row.try_get(12)? {
-        Some(text) => rules(text).map_err(|_| unreadable("the permission"))?,
-        None => Arc::default(),
+    let rules = rules(row.get(12)?).map_err(|_| unreadable("the permission"))?;
+    let statement_ids: Vec<Option<Cow<'_, str>>> = match row.json(13)? {
+        Some(text) => serde_json::from_str(text).map_err(|_| unreadable("what its statements are called"))?,
+        None => Vec::new(),
     };
-    let statement_ids: Option<Json<Vec<Option<String>>>> = row.try_get(13)?;
-    let statement_ids = statement_ids.map(|ids| ids.0).unwrap_or_default();
     Ok(CredentialRow {
         token_id: token_id.into(),
-        creator_id: row.try_get::<Uuid, _>(2)?.into(),
-        created_position: row.try_get(3)?,
+        creator_id: row.get::<Uuid>(2)?.into(),
+        created_position: row.get(3)?,
         credential: Credential {
-            organization_id: row.try_get::<Uuid, _>(1)?.into(),
-            token_type: TokenType::parse(row.try_get(4)?).ok_or_else(|| unreadable("the type"))?,
+            organization_id: row.get::<Uuid>(1)?.into(),
+            token_type: TokenType::parse(row.get(4)?).ok_or_else(|| unreadable("the type"))?,
             state: state.ok_or_else(|| unreadable("the state"))?,
             membership_number: membership_number
                 .try_into()
                 .map_err(|_| unreadable("the membership number"))?,
-            expires_at: row.try_get(7)?,
+            expires_at: row.get(7)?,
             allowed_ips: allowed_ips
                 .iter()
                 .map(|net| net.parse().map_err(|_| unreadable("an address")))
@@ -116,7 +129,7 @@ pub(super) async fn creators(
     connection: &mut PgConnection,
     members: &BTreeSet<MemberKey>,
     organizations: &[OrganizationId],
-) -> Result<BTreeMap<MemberKey, CreatorRow>, ProjectError> {
+) -> Result<Vec<(MemberKey, CreatorRow)>, ProjectError> {
     let (of, ids): (Vec<Uuid>, Vec<Uuid>) = members
         .iter()
         .map(|(of, id)| (of.as_uuid(), id.as_uuid()))
@@ -149,8 +162,8 @@ pub(super) fn creator(row: &PgRow) -> Result<(MemberKey, CreatorRow), sqlx::Erro
     Ok(((organization_id, member_id), row))
 }
 
-pub(super) fn new_credentials(
-    credentials: impl Iterator<Item = CredentialRow>,
+pub(super) fn new_credentials<'r>(
+    credentials: impl Iterator<Item = &'r CredentialRow>,
 ) -> Result<NewRows, ProjectError> {
     let mut rows = NewRows::of("credentials", CREDENTIAL_COLUMNS);
     for row in credentials {
@@ -177,7 +190,9 @@ pub(super) fn new_credentials(
     Ok(rows)
 }
 
-pub(super) fn new_creators(creators: BTreeMap<MemberKey, CreatorRow>) -> Result<NewRows, ProjectError> {
+pub(super) fn new_creators<'r>(
+    creators: impl Iterator<Item = (MemberKey, &'r CreatorRow)>,
+) -> Result<NewRows, ProjectError> {
     let mut rows = NewRows::of("creators", CREATOR_COLUMNS);
     for ((organization_id, member_id), row) in creators {
         rows.begin()?;
@@ -205,9 +220,10 @@ fn statement_ids(permission: &Granted) -> Option<Vec<Option<String>>> {
     (!ids.is_empty()).then_some(ids)
 }
 
-pub(super) async fn store_credentials(
+/// What can change of tokens.
+pub(super) async fn update_credentials<'r>(
     connection: &mut PgConnection,
-    rows: impl Iterator<Item = &CredentialRow>,
+    rows: impl Iterator<Item = &'r CredentialRow>,
 ) -> Result<(), ProjectError> {
     let mut columns = Columns::default();
     for row in rows {
@@ -217,25 +233,17 @@ pub(super) async fn store_credentials(
         return Ok(());
     }
     sqlx::query(
-        "insert into credentials as c (token_id, organization_id, creator_id, created_position, token_type, state,
-             membership_number, expires_at, allowed_ips, digest, previous_digest, previous_until, rules, statement_ids)
-         select token_id, organization_id, creator_id, created_position, token_type, state, membership_number, expires_at,
-                string_to_array(allowed_ips, ','), digest, previous_digest, previous_until, rules, statement_ids
-         from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::bigint[], $5::text[], $6::text[], $7::int[],
-                     $8::timestamptz[], $9::text[], $10::bytea[], $11::bytea[], $12::timestamptz[], $13::text[],
-                     $14::json[])
-             as changed (token_id, organization_id, creator_id, created_position, token_type, state, membership_number,
-                         expires_at, allowed_ips, digest, previous_digest, previous_until, rules, statement_ids)
-         on conflict (token_id) do update
-         set state = excluded.state, membership_number = excluded.membership_number, expires_at = excluded.expires_at,
-             allowed_ips = excluded.allowed_ips, digest = excluded.digest, previous_digest = excluded.previous_digest,
-             previous_until = excluded.previous_until",
+        "update credentials c
+         set state = changed.state, membership_number = changed.membership_number, expires_at = changed.expires_at,
+             allowed_ips = string_to_array(changed.allowed_ips, ','), digest = changed.digest,
+             previous_digest = changed.previous_digest, previous_until = changed.previous_until
+         from unnest($1::uuid[], $2::text[], $3::int[], $4::timestamptz[], $5::text[], $6::bytea[], $7::bytea[],
+                     $8::timestamptz[])
+             as changed (token_id, state, membership_number, expires_at, allowed_ips, digest, previous_digest,
+                         previous_until)
+         where c.token_id = changed.token_id",
     )
     .bind(columns.token_ids)
-    .bind(columns.organizations)
-    .bind(columns.creators)
-    .bind(columns.positions)
-    .bind(columns.types)
     .bind(columns.states)
     .bind(columns.membership_numbers)
     .bind(columns.expiries)
@@ -243,21 +251,15 @@ pub(super) async fn store_credentials(
     .bind(columns.digests)
     .bind(columns.previous_digests)
     .bind(columns.previous_until)
-    .bind(columns.rules)
-    .bind(columns.statement_ids)
     .execute(connection)
     .await?;
     Ok(())
 }
 
-/// Tokens, column by column.
+/// What can change of tokens, column by column.
 #[derive(Default)]
 struct Columns {
     token_ids: Vec<Uuid>,
-    organizations: Vec<Uuid>,
-    creators: Vec<Uuid>,
-    positions: Vec<i64>,
-    types: Vec<&'static str>,
     states: Vec<&'static str>,
     membership_numbers: Vec<i32>,
     expiries: Vec<Option<DateTime<Utc>>>,
@@ -266,8 +268,6 @@ struct Columns {
     digests: Vec<Vec<u8>>,
     previous_digests: Vec<Option<Vec<u8>>>,
     previous_until: Vec<Option<DateTime<Utc>>>,
-    rules: Vec<Option<String>>,
-    statement_ids: Vec<Option<Json<Vec<Option<String>>>>>,
 }
 
 impl Columns {
@@ -276,10 +276,6 @@ impl Columns {
         let allowed_ips: Vec<String> = credential.allowed_ips.iter().map(ToString::to_string).collect();
         let previous = credential.secrets.previous();
         self.token_ids.push(row.token_id.as_uuid());
-        self.organizations.push(credential.organization_id.as_uuid());
-        self.creators.push(row.creator_id.as_uuid());
-        self.positions.push(row.created_position);
-        self.types.push(credential.token_type.as_str());
         self.states.push(credential.state.as_str());
         self.membership_numbers
             .push(i32::try_from(credential.membership_number)?);
@@ -290,9 +286,6 @@ impl Columns {
         self.previous_digests
             .push(previous.map(|(digest, _)| digest.as_bytes().to_vec()));
         self.previous_until.push(previous.map(|(_, until)| until));
-        self.rules.push(rules(&credential.permission)?);
-        self.statement_ids
-            .push(statement_ids(&credential.permission).map(Json));
         Ok(())
     }
 }

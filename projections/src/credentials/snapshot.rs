@@ -5,30 +5,38 @@ use std::sync::Arc;
 
 use domain::member::Member;
 use domain::policy::Rules;
-use sqlx::postgres::PgRow;
-use sqlx::{Executor, PgPool, Postgres, Transaction};
+use sqlx::{Executor, PgConnection, PgPool};
 use thiserror::Error;
 use uuid::Uuid;
 
 use super::rows::{self, RowError};
 use super::{CredentialRow, MemberKey};
 use crate::checkpoint::{self, Tables};
+use crate::copy::{Copied, CopyOut, StoredRow};
 use crate::runner::ReadModel;
 
-/// Tokens in one read.
-const TOKENS: u32 = 5_000;
-/// Members in one read: one may have much more said of it.
-const CREATORS: u32 = 1_000;
+/// Bytes in a page, as it is.
+const PAGE: usize = 512 * 1024;
 
 /// A snapshot that is being read. What is done to the read model from now on does not show in it.
 #[derive(Debug)]
 pub struct Snapshot {
-    transaction: Transaction<'static, Postgres>,
+    /// None of the pool's: it is closed with the snapshot, wherever the reading has come to.
+    connection: PgConnection,
+    schema: String,
     position: i64,
     hash: Option<Vec<u8>>,
     epoch: Uuid,
     tokens: usize,
 }
+
+/// Pages of a snapshot, one after the other.
+#[derive(Debug)]
+pub struct Pages<'s>(CopyOut<'s>);
+
+/// Some rows of a snapshot, as the database has sent them.
+#[derive(Debug)]
+pub struct Page(Copied);
 
 /// A member, perhaps the same as others.
 #[derive(Clone, Debug, PartialEq)]
@@ -58,34 +66,29 @@ impl Snapshot {
     /// # Errors
     /// [`SnapshotError`]
     pub async fn begin(pool: &PgPool) -> Result<Self, SnapshotError> {
-        let mut transaction = pool.begin().await?;
-        transaction
-            .execute("set transaction isolation level repeatable read, read only")
+        let mut connection = pool.acquire().await?.detach();
+        // One statement reads all of it; for how long, its reader says.
+        connection
+            .execute("begin isolation level repeatable read, read only; set local statement_timeout = 0")
             .await?;
         let name = ReadModel::Credentials.name();
-        let live = checkpoint::of_read_model(&mut transaction, name, Tables::Live).await?;
+        let live = checkpoint::of_read_model(&mut connection, name, Tables::Live).await?;
         let (hash, epoch): (Option<Vec<u8>>, Uuid) = sqlx::query_as(
             "select (select hash from events where position = $1), (select epoch from log_epoch)",
         )
         .bind(live.position)
-        .fetch_one(&mut *transaction)
+        .fetch_one(&mut connection)
         .await?;
         let schema = ReadModel::Credentials.schema(live.version);
         // Enough to make room by; nobody needs to know it exactly.
         let tokens: f32 = sqlx::query_scalar("select reltuples from pg_class where oid = to_regclass($1)")
             .bind(format!("{schema}.credentials"))
-            .fetch_optional(&mut *transaction)
+            .fetch_optional(&mut connection)
             .await?
             .unwrap_or(0.0);
-        let columns = rows::CREDENTIAL_COLUMNS;
-        let cursors = format!(
-            "declare creators_cursor cursor for
-                 select organization_id, member_id, state::text, sequence, has_ended from {schema}.creators;
-             declare credentials_cursor cursor for select {columns} from {schema}.credentials"
-        );
-        transaction.execute(cursors.as_str()).await?;
         Ok(Self {
-            transaction,
+            connection,
+            schema,
             position: live.position,
             hash,
             epoch,
@@ -117,46 +120,53 @@ impl Snapshot {
         self.tokens
     }
 
-    /// The next members, as they come; empty after the last. They are needed before the tokens.
+    /// All members. They are needed before the tokens.
     ///
     /// # Errors
     /// [`SnapshotError`]
-    pub async fn next_creators(&mut self) -> Result<CreatorPage, SnapshotError> {
-        let fetch = format!("fetch {CREATORS} from creators_cursor");
-        Ok(CreatorPage(
-            sqlx::query_as(&fetch)
-                // Prepared once for a connection, it would take another version's columns for those it was prepared for.
-                .persistent(false)
-                .fetch_all(&mut *self.transaction)
-                .await
-                .map_err(unreadable)?,
-        ))
+    pub async fn creators(&mut self) -> Result<Pages<'_>, SnapshotError> {
+        self.pages("creators", rows::CREATOR_COLUMNS, rows::CREATOR_TYPES)
+            .await
     }
 
-    /// The next tokens, as they come; empty after the last.
+    /// All tokens.
     ///
     /// # Errors
     /// [`SnapshotError`]
-    pub async fn next(&mut self) -> Result<TokenPage, SnapshotError> {
-        let fetch = format!("fetch {TOKENS} from credentials_cursor");
-        Ok(TokenPage(
-            sqlx::query(&fetch)
-                .persistent(false)
-                .fetch_all(&mut *self.transaction)
-                .await?,
-        ))
+    pub async fn credentials(&mut self) -> Result<Pages<'_>, SnapshotError> {
+        self.pages("credentials", rows::CREDENTIAL_COLUMNS, rows::CREDENTIAL_TYPES)
+            .await
+    }
+
+    async fn pages(&mut self, table: &str, columns: &str, types: &str) -> Result<Pages<'_>, SnapshotError> {
+        let table = format!("{}.{table}", self.schema);
+        // Copied values don't say of which type they are.
+        let found: Option<String> = sqlx::query_scalar(
+            "select string_agg(format_type(atttypid, null), ', ' order by number)
+             from unnest(string_to_array($2, ', ')) with ordinality as wanted (attname, number)
+             left join pg_attribute using (attname)
+             where attrelid = to_regclass($1)",
+        )
+        .bind(&table)
+        .bind(columns)
+        .fetch_one(&mut self.connection)
+        .await?;
+        if found.as_deref() != Some(types) {
+            return Err(SnapshotError::Unreadable(format!("the columns of {table}")));
+        }
+        let query = format!("select {columns} from {table}");
+        Ok(Pages(CopyOut::begin(&mut self.connection, &query).await?))
     }
 }
 
-/// Some members, as the database has sent them.
-#[derive(Debug)]
-pub struct CreatorPage(Vec<(Uuid, Uuid, String, i64, bool)>);
-
-impl CreatorPage {
-    /// Was there nothing more?
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+impl Pages<'_> {
+    /// The next one; none after the last.
+    ///
+    /// # Errors
+    /// [`SnapshotError`]
+    pub async fn next(&mut self) -> Result<Option<Page>, SnapshotError> {
+        let page = self.0.next(PAGE).await?;
+        Ok((page.len() > 0).then_some(Page(page)))
     }
 }
 
@@ -169,32 +179,35 @@ pub struct CreatorReader {
 }
 
 impl CreatorReader {
-    /// What a page holds.
+    /// What a page of members holds.
     ///
     /// # Errors
     /// [`SnapshotError`]
-    pub fn read(&mut self, page: CreatorPage) -> Result<Vec<(MemberKey, SharedCreator)>, SnapshotError> {
+    pub fn read(&mut self, page: &Page) -> Result<Vec<(MemberKey, SharedCreator)>, SnapshotError> {
         page.0
-            .into_iter()
-            .map(|(organization_id, member_id, state, sequence, has_ended)| {
+            .rows::<{ rows::CREATOR_WIDTH }>()
+            .map(|row| {
+                let row = row?;
+                let (organization_id, member_id): (Uuid, Uuid) =
+                    (row.get(0).map_err(unreadable)?, row.get(1).map_err(unreadable)?);
                 let creator = SharedCreator {
-                    member: self.member(state)?,
-                    sequence,
-                    has_ended,
+                    member: self.member(row.json(2)?.unwrap_or_default())?,
+                    sequence: row.get(3).map_err(unreadable)?,
+                    has_ended: row.get(4).map_err(unreadable)?,
                 };
                 Ok(((organization_id.into(), member_id.into()), creator))
             })
             .collect()
     }
 
-    fn member(&mut self, state: String) -> Result<Arc<Member>, SnapshotError> {
-        if let Some(member) = self.members.get(&state) {
+    fn member(&mut self, state: &str) -> Result<Arc<Member>, SnapshotError> {
+        if let Some(member) = self.members.get(state) {
             return Ok(Arc::clone(member));
         }
         let member: Arc<Member> = Arc::new(
-            serde_json::from_str(&state).map_err(|error| SnapshotError::Unreadable(error.to_string()))?,
+            serde_json::from_str(state).map_err(|error| SnapshotError::Unreadable(error.to_string()))?,
         );
-        self.members.insert(state, Arc::clone(&member));
+        self.members.insert(state.to_owned(), Arc::clone(&member));
         Ok(member)
     }
 }
@@ -204,44 +217,49 @@ impl CreatorReader {
 pub struct TokenReader {
     /// By their text: a million tokens have few different ones.
     rules: HashMap<String, Arc<Rules>>,
+    /// Where there is none.
+    nothing: Option<Arc<Rules>>,
 }
 
 impl TokenReader {
-    /// What a page holds; equal rules are one.
+    /// What a page of tokens holds. Equal rules are one, and what `share` makes of them.
     ///
     /// # Errors
     /// [`SnapshotError`]
-    pub fn read(&mut self, page: &TokenPage) -> Result<Vec<CredentialRow>, SnapshotError> {
-        page.0
-            .iter()
-            .map(|row| {
-                rows::credential(row, |text| self.rules(text)).map_err(|error| match error {
-                    RowError::Database(error) => unreadable(error),
-                    RowError::Unreadable { .. } => SnapshotError::Unreadable(error.to_string()),
-                })
-            })
-            .collect()
+    pub fn read(
+        &mut self,
+        page: &Page,
+        mut share: impl FnMut(Rules) -> Arc<Rules>,
+    ) -> Result<Vec<CredentialRow>, SnapshotError> {
+        let mut read = Vec::with_capacity(page.0.len());
+        for row in page.0.rows::<{ rows::CREDENTIAL_WIDTH }>() {
+            let row = rows::credential(&row?, |text| self.rules(text, &mut share));
+            read.push(row.map_err(|error| match error {
+                RowError::Database(error) => unreadable(error),
+                RowError::Unreadable { .. } => SnapshotError::Unreadable(error.to_string()),
+            })?);
+        }
+        Ok(read)
     }
 
-    fn rules(&mut self, text: &str) -> Result<Arc<Rules>, serde_json::Error> {
-        if let Some(rules) = self.rules.get(text) {
+    fn rules(
+        &mut self,
+        text: Option<&str>,
+        share: impl FnOnce(Rules) -> Arc<Rules>,
+    ) -> Result<Arc<Rules>, serde_json::Error> {
+        let known = match text {
+            Some(text) => self.rules.get(text),
+            None => self.nothing.as_ref(),
+        };
+        if let Some(rules) = known {
             return Ok(Arc::clone(rules));
         }
-        let rules: Arc<Rules> = Arc::new(serde_json::from_str(text)?);
-        self.rules.insert(text.to_owned(), Arc::clone(&rules));
+        let rules = share(rows::rules_of(text)?);
+        match text {
+            Some(text) => drop(self.rules.insert(text.to_owned(), Arc::clone(&rules))),
+            None => self.nothing = Some(Arc::clone(&rules)),
+        }
         Ok(rules)
-    }
-}
-
-/// Some tokens, as the database has sent them.
-#[derive(Debug)]
-pub struct TokenPage(Vec<PgRow>);
-
-impl TokenPage {
-    /// Was there nothing more?
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
     }
 }
 

@@ -1,18 +1,12 @@
-//! Rows in the binary format of `COPY`, which is the fastest way into a table that is empty. Each value is written as sqlx
-//! writes it for the column's type.
+//! Rows for a table that has none of them. Each value is written as sqlx writes it for the column's type.
 
 use sqlx::encode::IsNull;
 use sqlx::postgres::PgArgumentBuffer;
 use sqlx::{Encode, PgConnection, Postgres};
 
+use super::{HEADER, NULL, TRAILER};
 use crate::runner::ProjectError;
 
-/// Signature, flags, and the length of an extension that is not there.
-const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
-/// In place of a row's number of columns.
-const TRAILER: [u8; 2] = (-1_i16).to_be_bytes();
-/// In place of a value's length.
-const NULL: [u8; 4] = (-1_i32).to_be_bytes();
 /// Bytes that are sent at once, and no piece of memory is much larger: one that grows with its rows is moved again and again.
 const PIECE: usize = 128 * 1024;
 /// Before a value of type jsonb.
@@ -73,13 +67,13 @@ impl NewRows {
         self.put(format!("{JSONB_VERSION}{text}"))
     }
 
-    /// Writes them to their table, in this schema.
-    pub(crate) async fn store(&self, connection: &mut PgConnection, schema: &str) -> Result<(), sqlx::Error> {
+    /// Writes them to their table, in the schema that is searched first.
+    pub(crate) async fn store(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
         if self.pieces.is_empty() && self.buffer.len() == HEADER.len() {
             return Ok(());
         }
         let (table, columns) = (self.table, self.columns);
-        let statement = format!("copy {schema}.{table} ({columns}) from stdin (format binary)");
+        let statement = format!("copy {table} ({columns}) from stdin (format binary)");
         let mut copy = connection.copy_in_raw(&statement).await?;
         for piece in self.pieces.iter().chain([&self.buffer]) {
             copy.send(piece.as_slice()).await?;
