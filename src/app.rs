@@ -7,7 +7,7 @@ use std::time::Duration;
 use projections::runner::{ReadModel, Runner};
 use thiserror::Error;
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
@@ -42,6 +42,11 @@ const CREDENTIALS_PACE: Duration = Duration::from_millis(500);
 const FEW_EVENTS: i64 = 100;
 /// The same for that one: its steps are long ones, which write a member once who has changed many times.
 const FEW_FOR_CREDENTIALS: i64 = 5000;
+/// After a step, while others go on appending, a read model rests so many times as long as the step took, unless somebody
+/// waits for it: a log that grows as fast as it can is worth more than its lists, and longer steps come to less.
+const REST: u32 = 3;
+/// The longest such rest.
+const LONGEST_REST: Duration = Duration::from_secs(1);
 /// A step of a read model that takes longer has failed.
 const STEP_LIMIT: Duration = Duration::from_secs(20);
 /// After a failed step of a read model.
@@ -136,11 +141,11 @@ impl App {
         for read_model in ReadModel::ALL {
             let (progress, seen) = watch::channel(Progress::default());
             let runner = Runner::live(log_pool.clone(), read_model);
-            let awaited = Arc::new(Notify::new());
+            let awaited = watch::Sender::new(0);
             read_models.push(Projected {
                 read_model,
                 progress: seen,
-                awaited: Arc::clone(&awaited),
+                awaited: awaited.clone(),
             });
             tasks.spawn(read_model.name(), |stop| {
                 project(runner, progress, awaited, news.follower(), stop)
@@ -300,7 +305,7 @@ async fn watched(
 async fn project(
     runner: Runner,
     progress: watch::Sender<Progress>,
-    awaited: Arc<Notify>,
+    awaited: watch::Sender<i64>,
     mut wake: Follower,
     stop: CancellationToken,
 ) {
@@ -308,9 +313,10 @@ async fn project(
         ReadModel::AccessTokens | ReadModel::Members => (PROJECTION_PACE, FEW_EVENTS),
         ReadModel::Credentials => (CREDENTIALS_PACE, FEW_FOR_CREDENTIALS),
     };
+    let mut awaited = awaited.subscribe();
     while !stop.is_cancelled() {
         let before = progress.borrow().position;
-        let started = tokio::time::Instant::now();
+        let (started, head) = (tokio::time::Instant::now(), wake.head());
         match database::within(STEP_LIMIT, runner.step()).await {
             Ok(position) => {
                 progress.send_replace(Progress {
@@ -320,11 +326,20 @@ async fn project(
                 let taken = position.saturating_sub(before);
                 if taken <= 0 {
                     wake.next(position, PROJECTION_POLL, &stop).await;
-                } else if taken < few {
-                    tokio::select! {
-                        () = tokio::time::sleep_until(started + pace) => {}
-                        () = awaited.notified() => {}
-                    }
+                    continue;
+                }
+                let mut rest = Duration::ZERO;
+                if wake.head() > head {
+                    rest = started.elapsed().saturating_mul(REST).min(LONGEST_REST);
+                }
+                if taken < few {
+                    rest = rest.max(pace.saturating_sub(started.elapsed()));
+                }
+                tokio::select! {
+                    () = tokio::time::sleep(rest) => {}
+                    // An error means that nobody can wait for it any more.
+                    Ok(_) = awaited.wait_for(|awaited| *awaited > position) => {}
+                    () = stop.cancelled() => {}
                 }
             }
             Err(error) => {

@@ -32,6 +32,12 @@ pub struct Follower {
 }
 
 impl Follower {
+    /// The last position that was heard of; 0 for none.
+    #[must_use]
+    pub fn head(&self) -> i64 {
+        (*self.appended.borrow()).max(*self.heard.borrow())
+    }
+
     /// Waits for news of something after this position, but no longer than this.
     pub async fn next(&mut self, position: i64, longest: Duration, stop: &CancellationToken) {
         // Woken for something that was not there: whoever says so again is not believed at once.

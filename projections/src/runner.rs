@@ -9,6 +9,9 @@ use crate::copy::NewRows;
 use crate::log::{Page, ReadLogError, RecordedEvent, all_but, read_after_without};
 use crate::{access_tokens, credentials, members};
 
+/// Events in one transaction: a row that many of them change is written once.
+const BATCH: i64 = 10_000;
+
 /// The read models there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ReadModel {
@@ -64,14 +67,6 @@ impl ReadModel {
             Self::AccessTokens => access_tokens::wants(event_type),
             Self::Members => members::wants(event_type),
             Self::Credentials => true,
-        }
-    }
-
-    /// Events in one transaction: a row that many of them change is written once.
-    fn batch(self) -> i64 {
-        match self {
-            Self::AccessTokens | Self::Members => 2000,
-            Self::Credentials => 10_000,
         }
     }
 
@@ -254,9 +249,7 @@ impl Runner {
     pub(crate) async fn step_until(&self, position: i64) -> Result<i64, StepError> {
         let mut transaction = self.pool.begin().await?;
         let from = self.checkpoint(&mut transaction).await?;
-        let limit = position
-            .saturating_sub(from.position)
-            .clamp(0, self.read_model.batch());
+        let limit = position.saturating_sub(from.position).clamp(0, BATCH);
         let page = read_after_without(&mut transaction, from.position, limit, &self.unwanted).await?;
         if page.last_position == from.position || !self.take(&mut transaction, from, &page).await? {
             return Ok(from.position);

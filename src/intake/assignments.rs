@@ -15,6 +15,7 @@ use rdkafka::types::RDKafkaRespErr;
 use sqlx::PgPool;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::meters::Meters;
@@ -23,6 +24,8 @@ use crate::log::Partition;
 
 /// Between two tries to read the stored offsets.
 const RETRY: Duration = Duration::from_millis(250);
+/// How long a rebalance waits for what is being appended.
+const APPEND_PATIENCE: Duration = Duration::from_secs(15);
 
 /// The consumer's context: librdkafka tells it of every rebalance, inside `poll`, on the intake's own thread.
 pub(super) struct Assignments {
@@ -30,6 +33,8 @@ pub(super) struct Assignments {
     pub(super) topic: String,
     pub(super) cluster_id: Mutex<Option<String>>,
     pub(super) current: Mutex<Assignment>,
+    /// Held while something is being appended.
+    pub(super) appending: Arc<tokio::sync::Mutex<()>>,
     pub(super) meters: Meters,
     pub(super) state: Arc<watch::Sender<IntakeState>>,
     pub(super) stop: CancellationToken,
@@ -191,6 +196,15 @@ impl Assignments {
         }
     }
 
+    /// Waits for what is being appended to come to its end: whoever reads a partition next, here or on another node, is to find
+    /// the offset that it has come to, or has all of it refused. No longer than an append may take.
+    fn let_it_stand(&self) {
+        let under_way = async { timeout(APPEND_PATIENCE, self.appending.lock()).await.map(drop) };
+        if self.runtime.block_on(under_way).is_err() {
+            tracing::warn!("a rebalance does not wait any longer for what is being appended");
+        }
+    }
+
     fn unassign(&self, consumer: &BaseConsumer<Self>) {
         self.forget();
         if let Err(error) = consumer.unassign() {
@@ -237,10 +251,60 @@ impl ConsumerContext for Assignments {
         code: RDKafkaRespErr,
         partitions: &mut TopicPartitionList,
     ) {
+        self.let_it_stand();
         if code == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
             self.assign(consumer, partitions);
         } else {
             self.unassign(consumer);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use rdkafka::ClientConfig;
+
+    use super::*;
+    use crate::authorization::{Fence, Index};
+    use crate::clock::BootClock;
+
+    /// Else whoever is given the partition reads an offset that is about to move, and is refused later. Tried: without
+    /// `let_it_stand`.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_rebalance_waits_for_what_is_being_appended() {
+        let stands = Arc::new(AtomicBool::new(false));
+        let context = Assignments {
+            pool: PgPool::connect_lazy("postgres://nobody@127.0.0.1:1/none").unwrap(),
+            topic: "topic".to_owned(),
+            cluster_id: Mutex::default(),
+            current: Mutex::default(),
+            appending: Arc::default(),
+            meters: Meters::new(Arc::new(Index::new(Fence::new(BootClock::Machine)))).0,
+            state: Arc::new(watch::Sender::new(IntakeState::Connecting)),
+            stop: CancellationToken::new(),
+            runtime: Handle::current(),
+        };
+        let mut client = ClientConfig::new();
+        client
+            .set("bootstrap.servers", "127.0.0.1:1")
+            .set("group.id", "group");
+        let consumer: BaseConsumer<Assignments> = client.create_with_context(context).unwrap();
+        let under_way = Arc::clone(&consumer.context().appending).lock_owned().await;
+        let (appended, seen) = (Arc::clone(&stands), Arc::clone(&stands));
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            appended.store(true, Ordering::SeqCst);
+            drop(under_way);
+        });
+        let rebalance = move || {
+            let code = RDKafkaRespErr::RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS;
+            let context = consumer.context();
+            context.rebalance(&consumer, code, &mut TopicPartitionList::new());
+            assert!(seen.load(Ordering::SeqCst), "the append stands");
+            assert_eq!(context.number(), 1);
+        };
+        tokio::task::spawn_blocking(rebalance).await.unwrap();
     }
 }

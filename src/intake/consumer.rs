@@ -1,10 +1,11 @@
 //! Reads the membership topic, on a thread of its own. Where to read on is in PostgreSQL and moves with the events; the
 //! broker's own offsets are written for lag tools only and never read. The assignment is set once, in the rebalance
-//! callback, from the stored offsets. A poll that can't be appended is tried again, paused, until it can.
+//! callback, from the stored offsets. While a poll is appended the next one is read. One that can't be appended is tried
+//! again, paused, until it can.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,7 @@ use sqlx::PgPool;
 use thiserror::Error;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::assignments::{Assignment, Assignments};
@@ -35,6 +37,8 @@ const MAX_POLL: usize = 2000;
 const MAX_POLL_BYTES: usize = 1024 * 1024;
 /// How long the first message of a poll is waited for.
 const WAIT_FOR_FIRST: Duration = Duration::from_millis(100);
+/// The same while another poll is being appended: what became of that is not known before.
+const WAIT_BEHIND_ANOTHER: Duration = Duration::from_millis(5);
 /// Between two tries of a poll that can't be appended.
 const RETRY: Duration = Duration::from_millis(250);
 /// One look at the group while the store is away.
@@ -79,6 +83,19 @@ pub struct Watched {
     pub state: watch::Sender<IntakeState>,
     /// How far behind.
     pub meters: Meters,
+}
+
+/// What was read at once, by partition.
+struct Polls {
+    by_partition: BTreeMap<Partition, Poll>,
+    /// The number of the assignment under which it was read.
+    assignment: u64,
+}
+
+/// Polls that are being appended.
+struct Appending {
+    polls: Arc<Polls>,
+    tried: JoinHandle<Vec<Result<Taken, CommandError>>>,
 }
 
 /// The consumer, before it runs.
@@ -143,6 +160,7 @@ impl Intake {
             topic: config.topic.clone(),
             cluster_id: Mutex::new(config.cluster_id),
             current: Mutex::new(Assignment::default()),
+            appending: Arc::default(),
             meters: watched.meters,
             state: Arc::clone(&state),
             stop: stop.clone(),
@@ -182,9 +200,14 @@ impl Intake {
         if !self.join_group() {
             return;
         }
+        let mut appending = None;
         while !self.stop.is_cancelled() {
-            match self.poll() {
-                Ok(polls) => self.take_all(&polls),
+            let polled = self.poll(appending.as_ref());
+            if let Some(before) = appending.take() {
+                self.finish(before);
+            }
+            match polled {
+                Ok(polls) => appending = self.append(polls),
                 Err(reason) => {
                     tracing::error!(reason, "the membership intake has stopped");
                     self.state.send_replace(IntakeState::Stopped(reason));
@@ -192,6 +215,9 @@ impl Intake {
                 }
             }
             self.look_for_brokers();
+        }
+        if let Some(last) = appending {
+            self.finish(last);
         }
         self.consumer.unsubscribe();
     }
@@ -218,24 +244,30 @@ impl Intake {
         true
     }
 
-    /// What there is to read, by partition; an error where this consumer is of no use any more.
-    fn poll(&self) -> Result<BTreeMap<Partition, Poll>, String> {
+    /// What there is to read, after what is being appended; an error where this consumer is of no use any more.
+    fn poll(&self, behind: Option<&Appending>) -> Result<Polls, String> {
         let context = self.consumer.context();
-        let mut assignment = context.number();
-        let mut polls = BTreeMap::new();
-        let mut wait = WAIT_FOR_FIRST;
+        let mut polls = Polls {
+            by_partition: BTreeMap::new(),
+            assignment: context.number(),
+        };
+        let mut wait = match behind {
+            Some(_) => WAIT_BEHIND_ANOTHER,
+            None => WAIT_FOR_FIRST,
+        };
         let mut bytes = 0_usize;
         for _ in 0..MAX_POLL {
             let polled = self.consumer.poll(wait);
-            if context.number() != assignment {
+            if context.number() != polls.assignment {
                 // A rebalance: what was read before it is read again, here or by another node.
-                assignment = context.number();
-                polls.clear();
+                polls.assignment = context.number();
+                polls.by_partition.clear();
             }
             match polled {
                 None => break,
                 Some(Ok(message)) => {
-                    bytes = bytes.saturating_add(self.add(&mut polls, &message));
+                    let behind = behind.filter(|before| before.polls.assignment == polls.assignment);
+                    bytes = bytes.saturating_add(self.add(&mut polls.by_partition, behind, &message));
                 }
                 Some(Err(error)) => self.judge(&error)?,
             }
@@ -248,10 +280,19 @@ impl Intake {
     }
 
     /// Adds a message to its partition's poll; how many bytes it has.
-    fn add(&self, polls: &mut BTreeMap<Partition, Poll>, message: &BorrowedMessage<'_>) -> usize {
-        let Some((partition, expected)) = self.consumer.context().place(message.partition()) else {
+    fn add(
+        &self,
+        polls: &mut BTreeMap<Partition, Poll>,
+        behind: Option<&Appending>,
+        message: &BorrowedMessage<'_>,
+    ) -> usize {
+        let Some((partition, stored)) = self.consumer.context().place(message.partition()) else {
             return 0;
         };
+        // Where it will be stored by then, or else the append is refused.
+        let expected = behind
+            .and_then(|before| before.polls.by_partition.get(&partition)?.offset.as_ref())
+            .map_or(stored, |offset| Some(offset.next_offset));
         let poll = polls.entry(partition.clone()).or_insert_with(|| Poll {
             messages: Vec::new(),
             offset: None,
@@ -311,15 +352,38 @@ impl Intake {
         }
     }
 
-    /// All partitions' at once: what one waits for, another is worked on, and one append may take them all.
-    fn take_all(&self, polls: &BTreeMap<Partition, Poll>) {
-        let assignment = self.consumer.context().number();
-        let tries = polls.values().map(|poll| self.commands.take_poll(poll));
-        let tried = self.runtime.block_on(join_all(tries));
-        for ((partition, poll), tried) in polls.iter().zip(tried) {
+    /// All partitions' at once: what one waits for, another is worked on, and one append may take them all. None where there
+    /// is nothing, or it is out of date.
+    fn append(&self, polls: Polls) -> Option<Appending> {
+        let context = self.consumer.context();
+        if polls.by_partition.is_empty() || polls.assignment != context.number() {
+            return None;
+        }
+        let polls = Arc::new(polls);
+        let (commands, taken) = (self.commands.clone(), Arc::clone(&polls));
+        // Free: whatever was appended before has come to its end.
+        let under_way = Arc::clone(&context.appending).try_lock_owned();
+        let tried = self.runtime.spawn(async move {
+            let _under_way = under_way;
+            join_all(taken.by_partition.values().map(|poll| commands.take_poll(poll))).await
+        });
+        Some(Appending { polls, tried })
+    }
+
+    /// Sees to it that all of it stands in the log, or is read again.
+    fn finish(&self, Appending { polls, tried }: Appending) {
+        let tried = match self.runtime.block_on(tried) {
+            Ok(tried) => tried,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => resume_unwind(panic),
+                // The program is about to end.
+                Err(_) => return,
+            },
+        };
+        for ((partition, poll), tried) in polls.by_partition.iter().zip(tried) {
             // The rest of what was read is out of date after a rebalance, like in `poll`. What was taken of it stands, and is
             // read again from the stored offset.
-            if self.consumer.context().number() != assignment {
+            if self.consumer.context().number() != polls.assignment {
                 return;
             }
             self.take(partition, poll, tried);
