@@ -141,14 +141,14 @@ impl App {
         for read_model in ReadModel::ALL {
             let (progress, seen) = watch::channel(Progress::default());
             let runner = Runner::live(log_pool.clone(), read_model);
-            let awaited = watch::Sender::new(0);
+            let waiting = watch::Sender::new(0);
             read_models.push(Projected {
                 read_model,
                 progress: seen,
-                awaited: awaited.clone(),
+                waiting: waiting.clone(),
             });
             tasks.spawn(read_model.name(), |stop| {
-                project(runner, progress, awaited, news.follower(), stop)
+                project(runner, progress, waiting.subscribe(), news.follower(), stop)
             });
         }
         let retention = Retention::new(log_pool.clone(), config.parked_retention_days);
@@ -305,7 +305,7 @@ async fn watched(
 async fn project(
     runner: Runner,
     progress: watch::Sender<Progress>,
-    awaited: watch::Sender<i64>,
+    mut waiting: watch::Receiver<usize>,
     mut wake: Follower,
     stop: CancellationToken,
 ) {
@@ -313,7 +313,6 @@ async fn project(
         ReadModel::AccessTokens | ReadModel::Members => (PROJECTION_PACE, FEW_EVENTS),
         ReadModel::Credentials => (CREDENTIALS_PACE, FEW_FOR_CREDENTIALS),
     };
-    let mut awaited = awaited.subscribe();
     while !stop.is_cancelled() {
         let before = progress.borrow().position;
         let (started, head) = (tokio::time::Instant::now(), wake.head());
@@ -335,12 +334,7 @@ async fn project(
                 if taken < few {
                     rest = rest.max(pace.saturating_sub(started.elapsed()));
                 }
-                tokio::select! {
-                    () = tokio::time::sleep(rest) => {}
-                    // An error means that nobody can wait for it any more.
-                    Ok(_) = awaited.wait_for(|awaited| *awaited > position) => {}
-                    () = stop.cancelled() => {}
-                }
+                rest_for(rest, &mut waiting, &stop).await;
             }
             Err(error) => {
                 let read_model = runner.read_model().name();
@@ -358,5 +352,38 @@ async fn project(
                 }
             }
         }
+    }
+}
+
+/// No longer than this, and no longer than nobody waits.
+async fn rest_for(time: Duration, waiting: &mut watch::Receiver<usize>, stop: &CancellationToken) {
+    tokio::select! {
+        () = tokio::time::sleep(time) => {}
+        // An error means that nobody can wait for it any more.
+        Ok(_) = waiting.wait_for(|waiting| *waiting > 0) => {}
+        () = stop.cancelled() => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+
+    use super::*;
+
+    /// Tried: without the look at who waits, and without that at being told to stop.
+    #[tokio::test]
+    async fn a_read_model_rests_until_somebody_waits_for_it() {
+        let (waiting, mut seen) = watch::channel(0);
+        let stop = CancellationToken::new();
+        let (long, short) = (Duration::from_secs(3600), Duration::from_millis(20));
+        let mut rests = async || timeout(short, rest_for(long, &mut seen, &stop)).await.is_err();
+        assert!(rests().await);
+        waiting.send_replace(1);
+        assert!(!rests().await);
+        waiting.send_replace(0);
+        assert!(rests().await, "as before, once nobody waits any more");
+        stop.cancel();
+        assert!(!rests().await);
     }
 }

@@ -35,8 +35,8 @@ pub struct Projected {
     pub read_model: ReadModel,
     /// How far it has come.
     pub progress: watch::Receiver<Progress>,
-    /// The furthest position that somebody has waited for, so that it does not take its time to get there.
-    pub awaited: watch::Sender<i64>,
+    /// How many requests wait for it, so that it does not take its time.
+    pub waiting: watch::Sender<usize>,
 }
 
 /// How a read model is doing.
@@ -60,13 +60,7 @@ impl Vitals {
                 projected.read_model.is_for_requests() && projected.progress.borrow().position < position
             };
             let behind: Vec<&Projected> = self.read_models.iter().filter(behind).collect();
-            for projected in &behind {
-                projected.awaited.send_if_modified(|awaited| {
-                    let is_further = position > *awaited;
-                    *awaited = position.max(*awaited);
-                    is_further
-                });
-            }
+            let _waits: Vec<Waits<'_>> = behind.iter().map(|projected| Waits::for_(projected)).collect();
             for projected in behind {
                 let mut progress = projected.progress.clone();
                 if progress.wait_for(|at| at.position >= position).await.is_err() {
@@ -76,6 +70,24 @@ impl Vitals {
             true
         };
         tokio::time::timeout(patience, all).await.unwrap_or(false)
+    }
+}
+
+/// A request that waits for a read model, until this is dropped.
+struct Waits<'p>(&'p watch::Sender<usize>);
+
+impl<'p> Waits<'p> {
+    fn for_(projected: &'p Projected) -> Self {
+        projected
+            .waiting
+            .send_modify(|waiting| *waiting = waiting.saturating_add(1));
+        Self(&projected.waiting)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|waiting| *waiting = waiting.saturating_sub(1));
     }
 }
 
@@ -211,20 +223,23 @@ mod tests {
     use super::*;
 
     /// The one that only a node reads that starts follows the log in long steps: were it waited for, every creation would
-    /// take half a second. Tried: without a word to it.
+    /// take half a second. Tried: without a word to it, and with one that is not taken back.
     #[tokio::test]
     async fn a_request_waits_for_the_read_models_that_requests_read_and_hurries_them() {
         let at = |position| Progress {
             position,
             error: None,
         };
-        let vitals = |behind| {
+        let mut runners = Vec::new();
+        let mut vitals = |behind| {
             let of = |read_model| {
                 let position = if read_model == behind { 1 } else { 2 };
+                let (runner, progress) = watch::channel(at(position));
+                runners.push(runner);
                 Projected {
                     read_model,
-                    progress: watch::channel(at(position)).1,
-                    awaited: watch::Sender::new(0),
+                    progress,
+                    waiting: watch::Sender::new(0),
                 }
             };
             Vitals {
@@ -240,14 +255,16 @@ mod tests {
                 .await
         );
         let vitals = vitals(ReadModel::AccessTokens);
-        assert!(!vitals.read_models_reach(2, patience).await);
-        for projected in &vitals.read_models {
-            let is_told = *projected.awaited.borrow() == 2;
-            assert_eq!(
-                is_told,
-                projected.read_model == ReadModel::AccessTokens,
-                "{projected:?}"
-            );
-        }
+        let waiting = |vitals: &Vitals| -> Vec<usize> {
+            let of = |projected: &Projected| *projected.waiting.borrow();
+            vitals.read_models.iter().map(of).collect()
+        };
+        let (reached, ()) = tokio::join!(vitals.read_models_reach(2, patience), async {
+            tokio::task::yield_now().await;
+            let hurried = ReadModel::ALL.map(|one| usize::from(one == ReadModel::AccessTokens));
+            assert_eq!(waiting(&vitals), hurried);
+        });
+        assert!(!reached);
+        assert_eq!(waiting(&vitals), [0, 0, 0], "it does not wait any more");
     }
 }
