@@ -46,7 +46,7 @@ const FEW_FOR_CREDENTIALS: i64 = 5000;
 /// waits for it: a log that grows as fast as it can is worth more than its lists, and longer steps come to less.
 const REST: u32 = 3;
 /// The longest such rest.
-const LONGEST_REST: Duration = Duration::from_secs(1);
+const LONGEST_REST: Duration = Duration::from_millis(250);
 /// A step of a read model that takes longer has failed.
 const STEP_LIMIT: Duration = Duration::from_secs(20);
 /// After a failed step of a read model.

@@ -11,6 +11,7 @@ mod copy;
 pub mod credentials;
 mod fill;
 pub mod history;
+mod loan;
 pub mod log;
 pub mod members;
 pub mod parked;

@@ -43,7 +43,7 @@ pub enum RebuildError {
     Step(#[from] StepError),
     /// A thread.
     #[error("the events were not folded to their end")]
-    Interrupted,
+    Interrupted(#[from] tokio::task::JoinError),
     /// Another replay is at it.
     #[error("another replay of {0} is running")]
     Busy(&'static str),

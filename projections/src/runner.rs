@@ -1,16 +1,14 @@
 //! Feeds the log to one read model. A step is one transaction: the rows of a batch of events and the checkpoint, which is
 //! moved by compare-and-set. On an error nothing of the batch stands and the position is reported; nothing is skipped.
 
-use sqlx::{PgConnection, PgPool};
+use sqlx::{Connection, PgConnection, PgPool};
 use thiserror::Error;
 
 use crate::checkpoint::{self, Checkpoint, Tables};
 use crate::copy::NewRows;
+use crate::loan::Loan;
 use crate::log::{Page, ReadLogError, RecordedEvent, all_but, read_after_without};
 use crate::{access_tokens, credentials, members};
-
-/// Events in one transaction: a row that many of them change is written once.
-const BATCH: i64 = 10_000;
 
 /// The read models there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -67,6 +65,14 @@ impl ReadModel {
             Self::AccessTokens => access_tokens::wants(event_type),
             Self::Members => members::wants(event_type),
             Self::Credentials => true,
+        }
+    }
+
+    /// Events in one transaction: a row that many of them change is written once, but who waits for it waits for all of them.
+    fn batch(self) -> i64 {
+        match self {
+            Self::AccessTokens | Self::Members => 4000,
+            Self::Credentials => 10_000,
         }
     }
 
@@ -247,9 +253,18 @@ impl Runner {
 
     /// The same, no further than to a position.
     pub(crate) async fn step_until(&self, position: i64) -> Result<i64, StepError> {
-        let mut transaction = self.pool.begin().await?;
+        let mut connection = Loan::of(&self.pool).await?;
+        let stepped = self.step_on(&mut connection, position).await;
+        connection.give_back();
+        stepped
+    }
+
+    async fn step_on(&self, connection: &mut PgConnection, position: i64) -> Result<i64, StepError> {
+        let mut transaction = connection.begin().await?;
         let from = self.checkpoint(&mut transaction).await?;
-        let limit = position.saturating_sub(from.position).clamp(0, BATCH);
+        let limit = position
+            .saturating_sub(from.position)
+            .clamp(0, self.read_model.batch());
         let page = read_after_without(&mut transaction, from.position, limit, &self.unwanted).await?;
         if page.last_position == from.position || !self.take(&mut transaction, from, &page).await? {
             return Ok(from.position);

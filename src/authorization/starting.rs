@@ -56,22 +56,25 @@ pub(super) async fn read(pool: &PgPool) -> Result<Start, SnapshotError> {
 
 async fn pass_all_on(snapshot: &mut Snapshot, parts: Sender<Part>) -> Result<(), SnapshotError> {
     let members = within(PAGE_LIMIT, snapshot.creators()).await?;
-    pass_on(members, &parts, Part::Members).await?;
-    let tokens = within(PAGE_LIMIT, snapshot.credentials()).await?;
-    pass_on(tokens, &parts, Part::Tokens).await
+    if pass_on(members, &parts, Part::Members).await? {
+        let tokens = within(PAGE_LIMIT, snapshot.credentials()).await?;
+        pass_on(tokens, &parts, Part::Tokens).await?;
+    }
+    Ok(())
 }
 
+/// False where nobody listens any more.
 async fn pass_on(
     mut pages: Pages<'_>,
     parts: &Sender<Part>,
     part: impl Fn(Page) -> Part,
-) -> Result<(), SnapshotError> {
+) -> Result<bool, SnapshotError> {
     while let Some(page) = within(PAGE_LIMIT, pages.next()).await? {
         if parts.send(part(page)).await.is_err() {
-            break;
+            return Ok(false);
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 fn put_together(mut builder: Builder, mut parts: Receiver<Part>) -> Result<Builder, SnapshotError> {

@@ -197,7 +197,7 @@ impl Assignments {
     }
 
     /// Waits for what is being appended to come to its end: whoever reads a partition next, here or on another node, is to find
-    /// the offset that it has come to, or has all of it refused. No longer than an append may take.
+    /// the offset that it has come to, or has all of it refused. But not for ever: then the store refuses one of both.
     fn let_it_stand(&self) {
         let under_way = async { timeout(APPEND_PATIENCE, self.appending.lock()).await.map(drop) };
         if self.runtime.block_on(under_way).is_err() {

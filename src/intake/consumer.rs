@@ -353,10 +353,11 @@ impl Intake {
     }
 
     /// All partitions' at once: what one waits for, another is worked on, and one append may take them all. None where there
-    /// is nothing, or it is out of date.
+    /// is nothing, or it is out of date: also after a stop, for then what was before it may not stand.
     fn append(&self, polls: Polls) -> Option<Appending> {
         let context = self.consumer.context();
-        if polls.by_partition.is_empty() || polls.assignment != context.number() {
+        let is_out_of_date = polls.assignment != context.number() || self.stop.is_cancelled();
+        if polls.by_partition.is_empty() || is_out_of_date {
             return None;
         }
         let polls = Arc::new(polls);

@@ -705,3 +705,36 @@ async fn a_replay_says_what_it_can_not_do() {
     );
     assert_eq!(live_version(&database.pool, "access_tokens").await, 1);
 }
+
+/// Whoever has the connection next would take the answer to the `COPY` for its own. Tried: with the connection given back to
+/// its pool by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_that_is_given_up_leaves_no_answer_behind() {
+    let app = TestApp::start().await;
+    app.owner().personal_token("one").await;
+    app.catch_up().await;
+    let database = app.database.clone();
+    app.stop().await;
+    let again = "update read_models set position = 0 where name = 'access_tokens';
+                 truncate access_tokens_v1.access_tokens;
+                 create function slow() returns trigger language plpgsql as
+                     $$ begin perform pg_sleep(1); return new; end $$;
+                 create trigger slow before insert on access_tokens_v1.access_tokens for each row execute function slow();";
+    database.pool.execute(again).await.unwrap();
+    let only = sqlx::postgres::PgPoolOptions::new().max_connections(1);
+    let only = only.connect(&database.url).await.unwrap();
+    let runner = Runner::live(only.clone(), ReadModel::AccessTokens);
+    let given_up = tokio::time::timeout(Duration::from_millis(300), runner.step()).await;
+    assert!(given_up.is_err(), "it takes a second: {given_up:?}");
+    for number in 0..5 {
+        let mut transaction = only.begin().await.unwrap();
+        let answer: i32 = sqlx::query_scalar("select $1::int")
+            .bind(number)
+            .fetch_one(&mut *transaction)
+            .await
+            .unwrap();
+        assert_eq!(answer, number);
+        transaction.commit().await.unwrap();
+    }
+    runner.step().await.unwrap();
+}

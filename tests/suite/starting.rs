@@ -20,12 +20,12 @@ use domain::secret::{Secret, SecretKind};
 use featbit_tokens::authorization::{Fence, Index, Read, Subject, Tailer};
 use featbit_tokens::clock::{BootClock, Clock};
 use featbit_tokens::log::{Appender, UnitOfWork};
-use projections::credentials::SnapshotError;
+use projections::credentials::{Snapshot, SnapshotError};
 use projections::runner::{ReadModel, Runner};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::support::TestDatabase;
+use crate::support::{TestDatabase, eventually};
 
 /// So long may nothing be heard here: the tests are slow on a busy machine.
 const MAX_STALENESS: Duration = Duration::from_secs(600);
@@ -463,4 +463,37 @@ async fn a_snapshot_of_another_version_is_not_taken() {
     }
     stop.cancel();
     appending.await.unwrap();
+}
+
+/// A replay that has replaced the version drops it: not before it was read. Tried: without the lock, it is not of this version.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_is_being_read_stays_until_it_was() {
+    let database = TestDatabase::new().await;
+    let mut snapshot = Snapshot::begin(&database.pool).await.unwrap();
+    let pool = database.pool.clone();
+    let dropping = tokio::spawn(async move {
+        sqlx::raw_sql("drop schema credentials_v1 cascade")
+            .execute(&pool)
+            .await
+    });
+    eventually("it is to be dropped", async || {
+        let waits = "select count(*) > 0 from pg_locks where not granted and mode = 'AccessExclusiveLock'
+                     and database = (select oid from pg_database where datname = current_database())";
+        let waits: bool = sqlx::query_scalar(waits).fetch_one(&database.pool).await.unwrap();
+        (waits || dropping.is_finished()).then_some(())
+    })
+    .await;
+    assert!(snapshot.creators().await.unwrap().next().await.unwrap().is_none());
+    assert!(
+        snapshot
+            .credentials()
+            .await
+            .unwrap()
+            .next()
+            .await
+            .unwrap()
+            .is_none()
+    );
+    drop(snapshot);
+    dropping.await.unwrap().unwrap();
 }

@@ -118,11 +118,6 @@ impl Copied {
         Ok(Self { bytes: taken, rows })
     }
 
-    /// The last one.
-    pub(crate) fn last<const N: usize>(&self) -> Result<Option<CopiedRow<'_, N>>, Error> {
-        self.rows().last().transpose()
-    }
-
     /// All of them, each of so many columns.
     pub(crate) fn rows<const N: usize>(&self) -> impl Iterator<Item = Result<CopiedRow<'_, N>, Error>> {
         let mut rest: &[u8] = &self.bytes;
@@ -151,14 +146,17 @@ impl<'c> CopyOut<'c> {
         })
     }
 
-    /// The next rows, of so many bytes or a little more or less, as they end; none only where there is nothing more.
-    pub(crate) async fn next(&mut self, mut bytes: usize) -> Result<Copied, Error> {
+    /// The next rows, of so many bytes or a little more or less, as they end; none where there is nothing more.
+    pub(crate) async fn next(&mut self, mut bytes: usize) -> Result<Option<Copied>, Error> {
         loop {
             self.fill(bytes.max(HEADER.len())).await?;
             self.pass_header()?;
             let copied = self.take_rows()?;
-            if copied.rows > 0 || self.is_all {
-                return Ok(copied);
+            if copied.rows > 0 {
+                return Ok(Some(copied));
+            }
+            if self.is_all {
+                return Ok(None);
             }
             // A single row is larger.
             bytes = bytes.saturating_mul(2);
@@ -193,11 +191,6 @@ impl<'c> CopyOut<'c> {
             bytes: self.buffer.split_to(length).freeze(),
             rows,
         })
-    }
-
-    /// Is there nothing more?
-    pub(crate) fn is_all(&self) -> bool {
-        self.is_all
     }
 
     fn pass_header(&mut self) -> Result<(), Error> {
@@ -399,8 +392,8 @@ mod tests {
             is_all: false,
         };
         let mut found = Vec::new();
-        while !copy.is_all() {
-            for row in copy.next(bytes).await?.rows::<2>() {
+        while let Some(copied) = copy.next(bytes).await? {
+            for row in copied.rows::<2>() {
                 let row = row?;
                 found.push((row.get(0)?, row.get(1)?));
             }

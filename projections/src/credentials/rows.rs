@@ -1,6 +1,5 @@
 //! The rows of `credentials` and `creators`, read and written by many at once.
 
-use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -99,7 +98,7 @@ pub(super) fn credential(
     let previous_until: Option<DateTime<Utc>> = row.get(11)?;
     let previous = previous_digest.map(digest).transpose()?;
     let rules = rules(row.get(12)?).map_err(|_| unreadable("the permission"))?;
-    let statement_ids: Vec<Option<Cow<'_, str>>> = match row.json(13)? {
+    let statement_ids: Vec<Option<String>> = match row.json(13)? {
         Some(text) => serde_json::from_str(text).map_err(|_| unreadable("what its statements are called"))?,
         None => Vec::new(),
     };

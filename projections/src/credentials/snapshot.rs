@@ -80,6 +80,9 @@ impl Snapshot {
         .fetch_one(&mut connection)
         .await?;
         let schema = ReadModel::Credentials.schema(live.version);
+        // What replaces this version waits for its reader to drop it.
+        let lock = format!("lock table {schema}.creators, {schema}.credentials in access share mode");
+        connection.execute(lock.as_str()).await?;
         // Enough to make room by; nobody needs to know it exactly.
         let tokens: f32 = sqlx::query_scalar("select reltuples from pg_class where oid = to_regclass($1)")
             .bind(format!("{schema}.credentials"))
@@ -165,8 +168,7 @@ impl Pages<'_> {
     /// # Errors
     /// [`SnapshotError`]
     pub async fn next(&mut self) -> Result<Option<Page>, SnapshotError> {
-        let page = self.0.next(PAGE).await?;
-        Ok((page.len() > 0).then_some(Page(page)))
+        Ok(self.0.next(PAGE).await?.map(Page))
     }
 }
 

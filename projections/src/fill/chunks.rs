@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use crate::copy::{Copied, CopiedRow, StoredRow};
-use crate::log::WIDTH;
+use crate::log::{Place, WIDTH};
 
 /// How many events are taken at once.
 #[derive(Clone, Copy, Debug)]
@@ -14,7 +14,8 @@ pub struct Bounds {
     pub of_one: usize,
     /// Events that are taken at once of an organization that has more.
     pub rest: usize,
-    /// Bytes of payload, at least, with which any of these is enough.
+    /// Bytes of payload, at least, with which any of these is enough; in a chunk there are at most twice as many, but for its
+    /// last event.
     pub bytes: usize,
 }
 
@@ -48,19 +49,28 @@ pub(super) struct Cutter {
     bounds: Bounds,
     /// What was not cut off yet.
     chunk: Chunk,
-    /// Of the last event, and how many there were of it, in all chunks.
-    organization: Option<Uuid>,
+    /// The last event.
+    place: Place,
+    /// How many there were of its organization, in all chunks, and of how many bytes in this one.
     of_one: usize,
+    bytes_of_one: usize,
 }
 
 impl Cutter {
-    pub(super) fn new(bounds: Bounds) -> Self {
+    /// After a place.
+    pub(super) fn new(bounds: Bounds, place: Place) -> Self {
         Self {
             bounds,
             chunk: Chunk::default(),
-            organization: None,
+            place,
             of_one: 0,
+            bytes_of_one: 0,
         }
+    }
+
+    /// The last event that it was given.
+    pub(super) fn place(&self) -> Place {
+        self.place
     }
 
     /// Takes the next piece; answers the chunks that end in it.
@@ -69,7 +79,7 @@ impl Cutter {
         while piece.len() > 0 {
             let taken = piece.take_while(|row: &CopiedRow<'_, WIDTH>| {
                 let payload: &[u8] = row.get(8)?;
-                Ok(self.takes(row.get(2)?, payload.len()))
+                Ok(self.takes((row.get(2)?, row.get(0)?), payload.len()))
             })?;
             self.chunk.pieces.push(taken);
             if piece.len() > 0 {
@@ -81,29 +91,34 @@ impl Cutter {
 
     /// What is left at the end.
     pub(super) fn finish(mut self) -> Chunk {
-        self.chunk.complete = self.organization;
+        self.chunk.complete = Some(self.place.0);
         self.chunk
     }
 
-    /// Whether the chunk takes another event, of this organization and so many bytes; else it ends before it.
-    fn takes(&mut self, organization: Uuid, bytes: usize) -> bool {
-        let begins = self.organization != Some(organization);
+    /// Whether the chunk takes another event, of so many bytes; else it ends before it.
+    fn takes(&mut self, place: Place, bytes: usize) -> bool {
+        let begins = self.place.0 != place.0;
         let is_enough = if begins {
-            self.chunk.is_rest || self.chunk.events >= self.bounds.together
-        } else if self.chunk.is_rest {
-            self.chunk.events >= self.bounds.rest
+            self.chunk.is_rest
+                || self.chunk.events >= self.bounds.together
+                || self.chunk.bytes >= self.bounds.bytes
         } else {
-            self.of_one >= self.bounds.of_one
+            let enough_of_one = match self.chunk.is_rest {
+                true => self.chunk.events >= self.bounds.rest,
+                false => self.of_one >= self.bounds.of_one,
+            };
+            enough_of_one || self.bytes_of_one >= self.bounds.bytes
         };
-        if self.chunk.events > 0 && (is_enough || self.chunk.bytes >= self.bounds.bytes) {
-            self.chunk.complete = self.organization.filter(|_| begins);
+        if is_enough && self.chunk.events > 0 {
+            self.chunk.complete = begins.then_some(self.place.0);
             return false;
         }
         if begins {
-            self.organization = Some(organization);
-            self.of_one = 0;
+            (self.of_one, self.bytes_of_one) = (0, 0);
         }
+        self.place = place;
         self.of_one = self.of_one.saturating_add(1);
+        self.bytes_of_one = self.bytes_of_one.saturating_add(bytes);
         self.chunk.events = self.chunk.events.saturating_add(1);
         self.chunk.bytes = self.chunk.bytes.saturating_add(bytes);
         true
@@ -111,6 +126,7 @@ impl Cutter {
 
     fn cut_off(&mut self) -> Chunk {
         let is_rest = self.chunk.complete.is_none();
+        self.bytes_of_one = 0;
         let next = Chunk {
             is_rest,
             ..Chunk::default()
@@ -129,6 +145,7 @@ mod tests {
     fn copied(events: &[Event]) -> Copied {
         let rows = events.iter().map(|(organization, bytes)| {
             let mut row = vec![None; WIDTH];
+            row[0] = Some(1_i64.to_be_bytes().to_vec());
             row[2] = Some(Uuid::from_u128(*organization).into_bytes().to_vec());
             row[8] = Some(vec![b' '; *bytes]);
             row
@@ -137,7 +154,7 @@ mod tests {
     }
 
     fn cut(events: &[Event], piece: usize, bounds: Bounds) -> Vec<(Vec<Event>, Chunk)> {
-        let mut cutter = Cutter::new(bounds);
+        let mut cutter = Cutter::new(bounds, (Uuid::nil(), 0));
         let mut chunks = Vec::new();
         for events in events.chunks(piece) {
             chunks.extend(cutter.cut(copied(events)).unwrap());
@@ -195,7 +212,7 @@ mod tests {
                     assert_eq!(chunk.events, of_chunk.len());
                     let but_the_last = of_chunk.iter().rev().skip(1);
                     let held: usize = but_the_last.map(|(_, bytes)| bytes).sum();
-                    assert!(held < bytes, "{bounds:?}: {held} bytes were not enough");
+                    assert!(held < 2 * bytes, "{bounds:?}: {held} bytes were not enough");
                     if chunk.is_rest {
                         assert!(
                             of_chunk.len() <= rest && first.0 == last.0,

@@ -10,13 +10,13 @@ mod stages;
 mod units;
 
 use futures_util::future::try_join_all;
-use sqlx::{PgPool, Postgres, Transaction};
-use tokio::sync::mpsc;
+use sqlx::{Executor, PgPool};
 use uuid::Uuid;
 
 pub use self::chunks::Bounds;
-use self::stages::Folding;
+use self::stages::Units;
 use self::units::{Folder, Unit, What};
+use crate::loan::Loan;
 use crate::log::{RecordedEvent, must_be_dense};
 use crate::rebuild::RebuildError;
 use crate::runner::ReadModel;
@@ -28,7 +28,7 @@ pub(crate) struct Fill {
     pool: PgPool,
     until: i64,
     targets: Vec<Target>,
-    folding: mpsc::Receiver<Folding>,
+    units: Units,
     taken: i64,
 }
 
@@ -38,8 +38,8 @@ pub(crate) struct Target {
     read_model: ReadModel,
     version: i32,
     complete: Option<Uuid>,
-    /// Of an organization that has more events than are held.
-    open: Option<Transaction<'static, Postgres>>,
+    /// The transaction of an organization that has more events than are held.
+    open: Option<Loan>,
 }
 
 impl Fill {
@@ -68,12 +68,12 @@ impl Fill {
         let place = everywhere.map_or((Uuid::nil(), 0), |complete| (complete, i64::MAX));
         let folder = Folder::of(&targets);
         // It is none of the pool's any more: it is in the middle of something for as long as it lives.
-        let folding = stages::start(connection.detach(), place, until, (bounds, folder));
+        let units = Units::after(place, until, connection.detach(), (bounds, folder));
         Ok(Self {
             pool,
             until,
             targets,
-            folding,
+            units,
             taken,
         })
     }
@@ -85,11 +85,10 @@ impl Fill {
 
     /// Writes what comes next; none where that was all. After an error another one goes on from what was written.
     pub(crate) async fn step(mut self) -> Result<Option<Self>, RebuildError> {
-        let Some(folding) = self.folding.recv().await.ok_or(RebuildError::Interrupted)?? else {
+        let Some(unit) = self.units.next().await? else {
             self.finish().await?;
             return Ok(None);
         };
-        let unit = folding.await.map_err(|_| RebuildError::Interrupted)??;
         let each = self.targets.iter_mut().enumerate();
         try_join_all(each.map(|(number, target)| target.write(&self.pool, self.until, number, &unit)))
             .await?;
@@ -127,24 +126,24 @@ impl Target {
         unit: &Unit,
     ) -> Result<(), RebuildError> {
         let schema = self.read_model.schema(self.version);
-        let mut transaction = match self.open.take() {
+        let mut connection = match self.open.take() {
             Some(open) => open,
             None => begin(pool, &schema).await?,
         };
         match &unit.what {
             What::Rows(rows) => {
                 for rows in rows.get(number).into_iter().flatten() {
-                    rows.store(&mut transaction).await?;
+                    rows.store(&mut connection).await?;
                 }
             }
             What::Rest(events) => {
-                tables::index(&mut transaction, self.read_model, self.version).await?;
+                tables::index(&mut connection, self.read_model, self.version).await?;
                 let events = self.wanted(events);
-                self.read_model.project_all(&mut transaction, events).await?;
+                self.read_model.project_all(&mut connection, events).await?;
             }
         }
         let Some(complete) = unit.complete else {
-            self.open = Some(transaction);
+            self.open = Some(connection);
             return Ok(());
         };
         if self.complete.is_none_or(|already| complete > already) {
@@ -157,14 +156,14 @@ impl Target {
             .bind(until)
             .bind(self.complete)
             .bind(complete)
-            .execute(&mut *transaction)
+            .execute(&mut *connection)
             .await?;
             if moved.rows_affected() != 1 {
                 return Err(RebuildError::Disturbed(self.read_model.name()));
             }
             self.complete = Some(complete);
         }
-        Ok(transaction.commit().await?)
+        Ok(commit(connection).await?)
     }
 
     /// What of some events of one organization is not in the tables yet.
@@ -178,8 +177,8 @@ impl Target {
     }
 
     async fn finish(&self, pool: &PgPool, until: i64) -> Result<(), RebuildError> {
-        let mut transaction = begin(pool, &self.read_model.schema(self.version)).await?;
-        tables::index(&mut transaction, self.read_model, self.version).await?;
+        let mut connection = begin(pool, &self.read_model.schema(self.version)).await?;
+        tables::index(&mut connection, self.read_model, self.version).await?;
         let moved = sqlx::query(
             "update read_models set position = fills_to, fills_to = null, filled_organization = null
              where name = $1 and version = $2 and not is_live and fills_to = $3",
@@ -187,24 +186,31 @@ impl Target {
         .bind(self.read_model.name())
         .bind(self.version)
         .bind(until)
-        .execute(&mut *transaction)
+        .execute(&mut *connection)
         .await?;
         if moved.rows_affected() != 1 {
             return Err(RebuildError::Disturbed(self.read_model.name()));
         }
-        Ok(transaction.commit().await?)
+        Ok(commit(connection).await?)
     }
 }
 
 /// Nobody has to wait for the disk: rows and how far they go are lost together, and then made again.
-async fn begin(pool: &PgPool, schema: &str) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
-    let mut transaction = pool.begin().await?;
+async fn begin(pool: &PgPool, schema: &str) -> Result<Loan, sqlx::Error> {
+    let mut connection = Loan::of(pool).await?;
+    connection.execute("begin").await?;
     sqlx::query(
         "select set_config('search_path', $1 || ', ' || current_setting('search_path'), true),
                 set_config('synchronous_commit', 'off', true)",
     )
     .bind(schema)
-    .execute(&mut *transaction)
+    .execute(&mut *connection)
     .await?;
-    Ok(transaction)
+    Ok(connection)
+}
+
+async fn commit(mut connection: Loan) -> Result<(), sqlx::Error> {
+    connection.execute("commit").await?;
+    connection.give_back();
+    Ok(())
 }

@@ -1,55 +1,81 @@
-//! The log on its way into the tables: it is read while chunks that were read before are folded, some side by side, and those that were folded before are written, in their order. Whoever stops listening stops all of
-//! it.
+//! The log on its way into the tables: it is read while chunks that were read before are folded, some side by side, and those
+//! that were folded before are written, in their order.
 
 use std::thread::available_parallelism;
 
 use sqlx::PgConnection;
 use tokio::sync::mpsc::{self, Receiver, Sender};
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
 
 use super::chunks::{Bounds, Chunk, Cutter};
 use super::units::{Folder, Unit};
-use crate::copy::{CopyOut, StoredRow};
-use crate::log::{Place, WIDTH, by_organization};
+use crate::copy::CopyOut;
+use crate::log::{Place, by_organization};
 use crate::rebuild::RebuildError;
 
 /// Events in one read.
 const READ: i64 = 50_000;
 /// Bytes that are read at once.
 const PIECE: usize = 512 * 1024;
-/// Chunks, at most, that are folded side by side: the tables take no more.
-const MOST: usize = 4;
+/// Chunks, at most, that wait to be written, folded or not: the tables take no more.
+const WAITING: usize = 4;
 
 /// What is being folded; or that there is nothing more, or why not.
-pub(super) type Folding = Result<Option<JoinHandle<Result<Unit, RebuildError>>>, RebuildError>;
+type Folding = Result<Option<JoinHandle<Result<Unit, RebuildError>>>, RebuildError>;
 
-/// Begins to read after a place; answers what comes of it, in its order.
-pub(super) fn start(
-    connection: PgConnection,
-    place: Place,
-    until: i64,
-    (bounds, folder): (Bounds, Folder),
-) -> Receiver<Folding> {
-    let (units, folding) = mpsc::channel(available_parallelism().map_or(1, usize::from).min(MOST));
-    tokio::spawn(async move {
-        let pass_on = PassOn { units, folder };
-        let read = read_all(connection, place, until, bounds, &pass_on).await;
-        // Nobody has to be there any more.
-        let _ = pass_on.units.send(read.map(|()| None)).await;
-    });
-    folding
+/// What is to be written, one after the other. Whoever drops it stops the reading.
+#[derive(Debug)]
+pub(super) struct Units {
+    folding: Receiver<Folding>,
+    reading: JoinSet<()>,
 }
 
-/// Passes chunks on to be folded.
-struct PassOn {
-    units: Sender<Folding>,
+impl Units {
+    /// Begins to read after a place.
+    pub(super) fn after(
+        place: Place,
+        until: i64,
+        connection: PgConnection,
+        (bounds, folder): (Bounds, Folder),
+    ) -> Self {
+        let waiting = available_parallelism().map_or(1, usize::from).min(WAITING);
+        let (chunks, folding) = mpsc::channel(waiting);
+        let mut reading = JoinSet::new();
+        reading.spawn(async move {
+            let folds = Folds { chunks, folder };
+            let read = read_all(connection, Cutter::new(bounds, place), until, &folds).await;
+            // Nobody has to be there any more.
+            let _ = folds.chunks.send(read.map(|()| None)).await;
+        });
+        Self { folding, reading }
+    }
+
+    /// The next one; none where that was all.
+    pub(super) async fn next(&mut self) -> Result<Option<Unit>, RebuildError> {
+        match self.folding.recv().await {
+            Some(folding) => match folding? {
+                Some(folding) => Ok(Some(folding.await??)),
+                None => Ok(None),
+            },
+            // The reader has not come to its end.
+            None => match self.reading.join_next().await {
+                Some(Err(error)) => Err(error.into()),
+                Some(Ok(())) | None => Err(sqlx::Error::WorkerCrashed.into()),
+            },
+        }
+    }
+}
+
+/// Folds chunks side by side, and passes them on in their order.
+struct Folds {
+    chunks: Sender<Folding>,
     folder: Folder,
 }
 
-impl PassOn {
-    /// Waits for its turn; false where nobody listens any more.
-    async fn chunk(&self, chunk: Chunk) -> bool {
-        let Ok(turn) = self.units.reserve().await else {
+impl Folds {
+    /// Takes one when its turn has come; false where nobody listens any more.
+    async fn take(&self, chunk: Chunk) -> bool {
+        let Ok(turn) = self.chunks.reserve().await else {
             return false;
         };
         let folder = self.folder.clone();
@@ -60,30 +86,24 @@ impl PassOn {
 
 async fn read_all(
     mut connection: PgConnection,
-    mut place: Place,
+    mut cutter: Cutter,
     until: i64,
-    bounds: Bounds,
-    pass_on: &PassOn,
+    folds: &Folds,
 ) -> Result<(), RebuildError> {
-    let mut cutter = Cutter::new(bounds);
     loop {
+        let place = cutter.place();
         let mut copy = CopyOut::begin(&mut connection, &by_organization(place, until, READ)).await?;
-        let before = place;
-        while !copy.is_all() {
-            let piece = copy.next(PIECE).await?;
-            if let Some(last) = piece.last::<WIDTH>()? {
-                place = (last.get(2)?, last.get(0)?);
-            }
+        while let Some(piece) = copy.next(PIECE).await? {
             for chunk in cutter.cut(piece)? {
-                if !pass_on.chunk(chunk).await {
+                if !folds.take(chunk).await {
                     return Ok(());
                 }
             }
         }
-        if place == before {
-            let chunk = cutter.finish();
-            if chunk.events > 0 {
-                pass_on.chunk(chunk).await;
+        if cutter.place() == place {
+            let last = cutter.finish();
+            if last.events > 0 {
+                folds.take(last).await;
             }
             return Ok(());
         }
