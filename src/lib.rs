@@ -3,7 +3,7 @@
 //!
 //! Floors, from the ground; a file imports only from floors below its own:
 //!
-//! 1. the crates `domain` and `projections`; [`report`], [`clock`], [`database`]
+//! 1. the crates `domain` and `projections`; [`report`], [`clock`], [`database`], `joined`
 //! 2. [`audit`] (the log as evidence), [`log`] (the write side), [`follow`] (who is woken by it), [`schema`],
 //!    [`retention`]
 //! 3. [`commands`] (the only writer), [`authorization`] (decisions from memory)
@@ -23,6 +23,7 @@ pub mod dev;
 pub mod follow;
 pub mod http;
 pub mod intake;
+mod joined;
 pub mod log;
 pub mod metrics;
 pub mod operator;

@@ -1,17 +1,17 @@
 //! What an index starts from: a snapshot of the read model of credentials, which is what a replay up to its position would
 //! have made of the log, in a fraction of the time. It is read while what was read before is put in its place.
 
-use std::panic::resume_unwind;
 use std::time::Duration;
 
 use projections::credentials::{CreatorReader, Page, Pages, Snapshot, SnapshotError, TokenReader};
 use sqlx::PgPool;
 use tokio::sync::mpsc::{self, Receiver, Sender};
-use tokio::task::{JoinError, spawn_blocking};
+use tokio::task::spawn_blocking;
 use uuid::Uuid;
 
 use super::contents::{Builder, Contents};
 use crate::database::{STATEMENT_LIMIT, within};
+use crate::joined::joined;
 
 /// How long a page of the snapshot is waited for.
 const PAGE_LIMIT: Duration = STATEMENT_LIMIT.saturating_mul(2);
@@ -45,7 +45,7 @@ pub(super) async fn read(pool: &PgPool) -> Result<Start, SnapshotError> {
         spawn_blocking(move || put_together(builder, waiting).map(|builder| builder.finish(position)));
     let passed_on = pass_all_on(&mut snapshot, parts).await;
     // First what kept it from listening to the end.
-    let contents = building.await.map_err(interrupted)??;
+    let contents = joined(building.await).ok_or(sqlx::Error::WorkerCrashed)??;
     passed_on?;
     Ok(Start {
         contents,
@@ -94,12 +94,4 @@ fn put_together(mut builder: Builder, mut parts: Receiver<Part>) -> Result<Build
         }
     }
     Ok(builder)
-}
-
-/// A panic goes on; else the program is about to end.
-fn interrupted(error: JoinError) -> SnapshotError {
-    match error.try_into_panic() {
-        Ok(panic) => resume_unwind(panic),
-        Err(_) => SnapshotError::Database(sqlx::Error::WorkerCrashed),
-    }
 }

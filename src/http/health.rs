@@ -60,7 +60,7 @@ impl Vitals {
                 projected.read_model.is_for_requests() && projected.progress.borrow().position < position
             };
             let behind: Vec<&Projected> = self.read_models.iter().filter(behind).collect();
-            let _waits: Vec<Waits<'_>> = behind.iter().map(|projected| Waits::for_(projected)).collect();
+            let _waits: Vec<Waits<'_>> = behind.iter().map(|projected| Waits::on(projected)).collect();
             for projected in behind {
                 let mut progress = projected.progress.clone();
                 if progress.wait_for(|at| at.position >= position).await.is_err() {
@@ -77,7 +77,7 @@ impl Vitals {
 struct Waits<'p>(&'p watch::Sender<usize>);
 
 impl<'p> Waits<'p> {
-    fn for_(projected: &'p Projected) -> Self {
+    fn on(projected: &'p Projected) -> Self {
         projected
             .waiting
             .send_modify(|waiting| *waiting = waiting.saturating_add(1));

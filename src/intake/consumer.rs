@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -28,6 +28,7 @@ use super::meters::Meters;
 use super::state::IntakeState;
 use crate::commands::membership::{Poll, RawMessage, Taken};
 use crate::commands::{CommandError, Commands};
+use crate::joined::joined;
 use crate::log::{OffsetMove, Partition};
 use crate::report::Report;
 
@@ -373,13 +374,8 @@ impl Intake {
 
     /// Sees to it that all of it stands in the log, or is read again.
     fn finish(&self, Appending { polls, tried }: Appending) {
-        let tried = match self.runtime.block_on(tried) {
-            Ok(tried) => tried,
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => resume_unwind(panic),
-                // The program is about to end.
-                Err(_) => return,
-            },
+        let Some(tried) = joined(self.runtime.block_on(tried)) else {
+            return;
         };
         for ((partition, poll), tried) in polls.by_partition.iter().zip(tried) {
             // The rest of what was read is out of date after a rebalance, like in `poll`. What was taken of it stands, and is

@@ -22,7 +22,7 @@ const ACTIVE: &str = "Active";
 const INACTIVE: &str = "Inactive";
 
 /// What can change of a token's row.
-#[derive(Clone, Debug, FromRow)]
+#[derive(Debug, FromRow)]
 pub(super) struct Row {
     id: Uuid,
     organization_id: Uuid,
@@ -46,7 +46,7 @@ pub(super) struct Row {
 }
 
 /// Where a row comes from.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 enum Origin {
     /// The table, and it is as it was there.
     #[default]

@@ -67,7 +67,8 @@ impl NewRows {
         self.put(format!("{JSONB_VERSION}{text}"))
     }
 
-    /// Writes them to their table, in the schema that is searched first.
+    /// Writes them to their table, in the schema that is searched first. Who gives it up can't use the connection any more: a
+    /// pool's has to be on [`Loan`](crate::loan::Loan).
     pub(crate) async fn store(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
         if self.pieces.is_empty() && self.buffer.len() == HEADER.len() {
             return Ok(());

@@ -6,16 +6,16 @@
 //! with more events than may be held, what comes after those is taken as the live loop takes it, in the same transaction.
 
 mod chunks;
-mod stages;
-mod units;
+mod folding;
+mod reading;
 
 use futures_util::future::try_join_all;
 use sqlx::{Executor, PgPool};
 use uuid::Uuid;
 
 pub use self::chunks::Bounds;
-use self::stages::Units;
-use self::units::{Folder, Unit, What};
+use self::folding::{Folder, Unit, What};
+use self::reading::Units;
 use crate::loan::Loan;
 use crate::log::{RecordedEvent, must_be_dense};
 use crate::rebuild::RebuildError;
@@ -68,7 +68,7 @@ impl Fill {
         let place = everywhere.map_or((Uuid::nil(), 0), |complete| (complete, i64::MAX));
         let folder = Folder::of(&targets);
         // It is none of the pool's any more: it is in the middle of something for as long as it lives.
-        let units = Units::after(place, until, connection.detach(), (bounds, folder));
+        let units = Units::after(place, until, connection.detach(), bounds, folder);
         Ok(Self {
             pool,
             until,
@@ -125,10 +125,9 @@ impl Target {
         number: usize,
         unit: &Unit,
     ) -> Result<(), RebuildError> {
-        let schema = self.read_model.schema(self.version);
         let mut connection = match self.open.take() {
             Some(open) => open,
-            None => begin(pool, &schema).await?,
+            None => self.begin(pool).await?,
         };
         match &unit.what {
             What::Rows(rows) => {
@@ -177,7 +176,7 @@ impl Target {
     }
 
     async fn finish(&self, pool: &PgPool, until: i64) -> Result<(), RebuildError> {
-        let mut connection = begin(pool, &self.read_model.schema(self.version)).await?;
+        let mut connection = self.begin(pool).await?;
         tables::index(&mut connection, self.read_model, self.version).await?;
         let moved = sqlx::query(
             "update read_models set position = fills_to, fills_to = null, filled_organization = null
@@ -193,20 +192,20 @@ impl Target {
         }
         Ok(commit(connection).await?)
     }
-}
 
-/// Nobody has to wait for the disk: rows and how far they go are lost together, and then made again.
-async fn begin(pool: &PgPool, schema: &str) -> Result<Loan, sqlx::Error> {
-    let mut connection = Loan::of(pool).await?;
-    connection.execute("begin").await?;
-    sqlx::query(
-        "select set_config('search_path', $1 || ', ' || current_setting('search_path'), true),
-                set_config('synchronous_commit', 'off', true)",
-    )
-    .bind(schema)
-    .execute(&mut *connection)
-    .await?;
-    Ok(connection)
+    /// Nobody has to wait for the disk: rows and how far they go are lost together, and then made again.
+    async fn begin(&self, pool: &PgPool) -> Result<Loan, sqlx::Error> {
+        let mut connection = Loan::of(pool).await?;
+        connection.execute("begin").await?;
+        sqlx::query(
+            "select set_config('search_path', $1 || ', ' || current_setting('search_path'), true),
+                    set_config('synchronous_commit', 'off', true)",
+        )
+        .bind(self.read_model.schema(self.version))
+        .execute(&mut *connection)
+        .await?;
+        Ok(connection)
+    }
 }
 
 async fn commit(mut connection: Loan) -> Result<(), sqlx::Error> {

@@ -8,7 +8,7 @@ use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
 
 use super::chunks::{Bounds, Chunk, Cutter};
-use super::units::{Folder, Unit};
+use super::folding::{Folder, Unit};
 use crate::copy::CopyOut;
 use crate::log::{Place, by_organization};
 use crate::rebuild::RebuildError;
@@ -36,7 +36,8 @@ impl Units {
         place: Place,
         until: i64,
         connection: PgConnection,
-        (bounds, folder): (Bounds, Folder),
+        bounds: Bounds,
+        folder: Folder,
     ) -> Self {
         let waiting = available_parallelism().map_or(1, usize::from).min(WAITING);
         let (chunks, folding) = mpsc::channel(waiting);
