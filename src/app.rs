@@ -33,20 +33,11 @@ use crate::schema::SchemaError;
 
 /// The longest time between two looks of a read model at the log.
 const PROJECTION_POLL: Duration = Duration::from_millis(200);
-/// Between two steps of a read model that come to little, as long as nobody waits for it: each takes what has come in the
-/// meantime.
-const PROJECTION_PACE: Duration = Duration::from_millis(200);
-/// The same for the one that only a node reads that starts: it follows the log in longer steps.
-const CREDENTIALS_PACE: Duration = Duration::from_millis(500);
-/// Fewer events than this are little: a step of as many had more waiting, or soon will.
-const FEW_EVENTS: i64 = 100;
-/// The same for that one: its steps are long ones, which write a member once who has changed many times.
-const FEW_FOR_CREDENTIALS: i64 = 5000;
-/// After a step, while others go on appending, a read model rests so many times as long as the step took, unless somebody
-/// waits for it: a log that grows as fast as it can is worth more than its lists, and longer steps come to less.
-const REST: u32 = 3;
-/// The longest such rest.
-const LONGEST_REST: Duration = Duration::from_millis(250);
+/// Between two steps of a read model that has come to the end of the log, as long as nobody waits for it: a row that many
+/// events change is written once.
+const PROJECTION_PACE: Duration = Duration::from_millis(250);
+/// The same for the one that only a node reads that starts.
+const CREDENTIALS_PACE: Duration = Duration::from_secs(1);
 /// A step of a read model that takes longer has failed.
 const STEP_LIMIT: Duration = Duration::from_secs(20);
 /// After a failed step of a read model.
@@ -128,6 +119,7 @@ impl App {
             node_id,
             config.max_staleness,
         );
+        let tail = tailer.tail();
         tasks.spawn("index", |stop| {
             tailer.run(news.follower(), news.calls(), news.said(), stop)
         });
@@ -140,7 +132,7 @@ impl App {
         let mut read_models = Vec::new();
         for read_model in ReadModel::ALL {
             let (progress, seen) = watch::channel(Progress::default());
-            let runner = Runner::live(log_pool.clone(), read_model);
+            let runner = Runner::live(log_pool.clone(), read_model).behind(tail.clone());
             let waiting = watch::Sender::new(0);
             read_models.push(Projected {
                 read_model,
@@ -148,15 +140,17 @@ impl App {
                 waiting: waiting.clone(),
             });
             tasks.spawn(read_model.name(), |stop| {
-                project(runner, progress, waiting.subscribe(), news.follower(), stop)
+                let follower = Follower::of(tail.head());
+                project(runner, progress, waiting.subscribe(), follower, stop)
             });
         }
         let retention = Retention::new(log_pool.clone(), config.parked_retention_days);
         tasks.spawn("retention", |stop| retention.run(stop));
         let last_used = LastUsed::new(pool.clone(), Arc::clone(&index));
         tasks.spawn("last used", |stop| last_used.run(stop));
-        let reactor = Reactor::new(log_pool.clone(), commands.clone());
-        tasks.spawn("reactor", |stop| reactor.run(news.follower(), stop));
+        let follower = Follower::of(tail.head());
+        let reactor = Reactor::new(log_pool.clone(), commands.clone(), tail);
+        tasks.spawn("reactor", |stop| reactor.run(follower, stop));
         tasks.spawn("news", |stop| news.run(stop));
 
         let (signed, all_signed) = watch::channel(Signed::default());
@@ -309,9 +303,9 @@ async fn project(
     mut wake: Follower,
     stop: CancellationToken,
 ) {
-    let (pace, few) = match runner.read_model() {
-        ReadModel::AccessTokens | ReadModel::Members => (PROJECTION_PACE, FEW_EVENTS),
-        ReadModel::Credentials => (CREDENTIALS_PACE, FEW_FOR_CREDENTIALS),
+    let pace = match runner.read_model() {
+        ReadModel::AccessTokens | ReadModel::Members => PROJECTION_PACE,
+        ReadModel::Credentials => CREDENTIALS_PACE,
     };
     while !stop.is_cancelled() {
         let before = progress.borrow().position;
@@ -322,19 +316,11 @@ async fn project(
                     position,
                     error: None,
                 });
-                let taken = position.saturating_sub(before);
-                if taken <= 0 {
+                if position <= before {
                     wake.next(position, PROJECTION_POLL, &stop).await;
-                    continue;
+                } else if position >= head {
+                    rest_for(pace.saturating_sub(started.elapsed()), &mut waiting, &stop).await;
                 }
-                let mut rest = Duration::ZERO;
-                if wake.head() > head {
-                    rest = started.elapsed().saturating_mul(REST).min(LONGEST_REST);
-                }
-                if taken < few {
-                    rest = rest.max(pace.saturating_sub(started.elapsed()));
-                }
-                rest_for(rest, &mut waiting, &stop).await;
             }
             Err(error) => {
                 let read_model = runner.read_model().name();

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::select_all;
 use sqlx::postgres::{PgListener, PgPoolOptions};
 use sqlx::{PgConnection, PgPool};
 use tokio::sync::watch;
@@ -25,17 +26,26 @@ const SILENCE: Duration = Duration::from_secs(5);
 /// Tells a follower that there is something new. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Follower {
-    appended: watch::Receiver<i64>,
-    heard: watch::Receiver<i64>,
+    said: Vec<watch::Receiver<i64>>,
     /// Where the follower stood when it was woken last.
     woken_at: Option<i64>,
 }
 
 impl Follower {
+    /// Somebody who follows what this says.
+    #[must_use]
+    pub fn of(said: watch::Receiver<i64>) -> Self {
+        Self {
+            said: vec![said],
+            woken_at: None,
+        }
+    }
+
     /// The last position that was heard of; 0 for none.
     #[must_use]
     pub fn head(&self) -> i64 {
-        (*self.appended.borrow()).max(*self.heard.borrow())
+        let heads = self.said.iter().map(|said| *said.borrow());
+        heads.max().unwrap_or(0)
     }
 
     /// Waits for news of something after this position, but no longer than this.
@@ -44,11 +54,9 @@ impl Follower {
         if self.woken_at.take() == Some(position) {
             tokio::time::sleep(COALESCE).await;
         }
-        let is_after = |head: &i64| *head > position;
+        let news = self.said.iter_mut().map(|said| Box::pin(past(said, position)));
         tokio::select! {
-            // An error means that the other end is gone, and the node about to stop.
-            Ok(_) = self.appended.wait_for(is_after) => self.woken_at = Some(position),
-            Ok(_) = self.heard.wait_for(is_after) => self.woken_at = Some(position),
+            _ = select_all(news) => self.woken_at = Some(position),
             () = tokio::time::sleep(longest) => {}
             () = stop.cancelled() => {}
         }
@@ -68,10 +76,15 @@ impl Calls {
 
     /// Waits until somebody waits for a position past this one.
     pub async fn past(&mut self, position: i64) {
-        if self.0.wait_for(|called| *called > position).await.is_err() {
-            // The other end is gone, and the node about to stop.
-            std::future::pending::<()>().await;
-        }
+        past(&mut self.0, position).await;
+    }
+}
+
+/// Waits until something past this position is said.
+async fn past(said: &mut watch::Receiver<i64>, position: i64) {
+    if said.wait_for(|said| *said > position).await.is_err() {
+        // The other end is gone, and the node about to stop.
+        std::future::pending::<()>().await;
     }
 }
 
@@ -142,8 +155,7 @@ impl News {
     #[must_use]
     pub fn follower(&self) -> Follower {
         Follower {
-            appended: self.said.appended.subscribe(),
-            heard: self.said.heard.subscribe(),
+            said: vec![self.said.appended.subscribe(), self.said.heard.subscribe()],
             woken_at: None,
         }
     }

@@ -2,6 +2,7 @@
 //! removed organization's members and tokens are removed. Nobody waits for it: the index and the read models already deny.
 //! Its checkpoint moves after the commands, and each command is idempotent, so it may be killed at any point.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -9,8 +10,9 @@ use domain::ids::{MemberId, OrganizationId, TokenId};
 use domain::member::MemberEvent;
 use domain::organization::OrganizationEvent;
 use projections::checkpoint;
-use projections::log::{Fact, ReadLogError, RecordedEvent, all_but, read_after_without};
+use projections::log::{Fact, ReadLogError, RecordedEvent, all_but};
 use projections::runner::{ReadModel, Runner};
+use projections::tail::Tail;
 use sqlx::PgPool;
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
@@ -54,6 +56,15 @@ struct Step {
     to: i64,
 }
 
+/// A member who was removed, and whose personal tokens go too.
+struct RemovedCreator {
+    /// Where in the log.
+    position: i64,
+    organization_id: OrganizationId,
+    member_id: MemberId,
+    membership_number: u32,
+}
+
 /// Follows the log and the hour.
 #[derive(Debug)]
 pub struct Reactor {
@@ -61,21 +72,23 @@ pub struct Reactor {
     commands: Commands,
     access_tokens: Runner,
     members: Runner,
+    tail: Tail,
     /// The types of events that ask for no answer.
     unwanted: Vec<&'static str>,
 }
 
 impl Reactor {
-    /// One that writes by these commands.
+    /// One that writes by these commands, and reads what others have read of the log.
     #[must_use]
-    pub fn new(pool: PgPool, commands: Commands) -> Self {
-        let access_tokens = Runner::live(pool.clone(), ReadModel::AccessTokens);
-        let members = Runner::live(pool.clone(), ReadModel::Members);
+    pub fn new(pool: PgPool, commands: Commands, tail: Tail) -> Self {
+        let access_tokens = Runner::live(pool.clone(), ReadModel::AccessTokens).behind(tail.clone());
+        let members = Runner::live(pool.clone(), ReadModel::Members).behind(tail.clone());
         Self {
             pool,
             commands,
             access_tokens,
             members,
+            tail,
             unwanted: all_but(is_answered),
         }
     }
@@ -102,16 +115,17 @@ impl Reactor {
 
     /// Answers the next events, and whatever has expired.
     async fn step(&self) -> Result<Step, ReactError> {
-        let (from, page) = {
+        let (from, stretch) = {
             let mut connection = self.pool.acquire().await?;
             let from = checkpoint::of_follower(&mut connection, NAME).await?;
-            let page = read_after_without(&mut connection, from, BATCH, &self.unwanted).await?;
-            (from, page)
+            let stretch = self
+                .tail
+                .read_after_without(&mut connection, from, BATCH, &self.unwanted)
+                .await?;
+            (from, stretch)
         };
-        for event in &page.events {
-            self.answer(event).await?;
-        }
-        let to = page.last_position;
+        self.answer(&stretch.events).await?;
+        let to = stretch.last_position;
         if to > from {
             let mut connection = self.pool.acquire().await?;
             // Where another node was faster its answers stand, and these changed nothing.
@@ -121,45 +135,57 @@ impl Reactor {
         Ok(Step { from, to })
     }
 
-    async fn answer(&self, event: &RecordedEvent) -> Result<(), ReactError> {
-        match &event.fact {
-            Fact::Member(MemberEvent::Removed {
-                organization_id,
-                member_id,
-                membership_number,
-                ..
-            }) => {
-                self.creator_removed(event.position, *organization_id, *member_id, *membership_number)
-                    .await
+    /// In their order; removals of creators that follow each other at once.
+    async fn answer(&self, events: &[Arc<RecordedEvent>]) -> Result<(), ReactError> {
+        let mut removed = Vec::new();
+        for event in events {
+            match &event.fact {
+                Fact::Member(MemberEvent::Removed {
+                    organization_id,
+                    member_id,
+                    membership_number,
+                    ..
+                }) => removed.push(RemovedCreator {
+                    position: event.position,
+                    organization_id: *organization_id,
+                    member_id: *member_id,
+                    membership_number: *membership_number,
+                }),
+                Fact::Organization(OrganizationEvent::Removed { organization_id }) => {
+                    self.creators_removed(std::mem::take(&mut removed)).await?;
+                    self.organization_removed(event.position, *organization_id)
+                        .await?;
+                }
+                Fact::Member(_) | Fact::AccessToken(_) => {}
             }
-            Fact::Organization(OrganizationEvent::Removed { organization_id }) => {
-                self.organization_removed(event.position, *organization_id).await
-            }
-            Fact::Member(_) | Fact::AccessToken(_) => Ok(()),
         }
+        self.creators_removed(removed).await
     }
 
-    async fn creator_removed(
-        &self,
-        position: i64,
-        organization_id: OrganizationId,
-        member_id: MemberId,
-        membership_number: u32,
-    ) -> Result<(), ReactError> {
-        wait_for(&self.access_tokens, position).await?;
-        let tokens: Vec<Uuid> = sqlx::query_scalar(
-            "select id from access_tokens
-             where organization_id = $1 and creator_id = $2 and token_type = 'Personal' and removed_at is null
-               and created_position < $3",
+    async fn creators_removed(&self, removed: Vec<RemovedCreator>) -> Result<(), ReactError> {
+        let Some(last) = removed.last() else {
+            return Ok(());
+        };
+        wait_for(&self.access_tokens, last.position).await?;
+        let tokens: Vec<(Uuid, i64)> = sqlx::query_as(
+            "select t.id, removed.nth
+             from unnest($1::uuid[], $2::uuid[], $3::bigint[]) with ordinality as removed (organization_id, creator_id, position, nth)
+             join access_tokens t using (organization_id, creator_id)
+             where t.token_type = 'Personal' and t.removed_at is null and t.created_position < removed.position
+             order by removed.nth",
         )
-        .bind(organization_id.as_uuid())
-        .bind(member_id.as_uuid())
-        .bind(position)
+        .bind(removed.iter().map(|it| it.organization_id.as_uuid()).collect::<Vec<_>>())
+        .bind(removed.iter().map(|it| it.member_id.as_uuid()).collect::<Vec<_>>())
+        .bind(removed.iter().map(|it| it.position).collect::<Vec<_>>())
         .fetch_all(&self.pool)
         .await?;
-        for token_id in tokens {
+        for (token_id, nth) in tokens {
+            let nth = usize::try_from(nth).ok().and_then(|nth| nth.checked_sub(1));
+            let Some(creator) = nth.and_then(|nth| removed.get(nth)) else {
+                continue;
+            };
             self.commands
-                .deactivate_with_creator(TokenId::from(token_id), membership_number)
+                .deactivate_with_creator(TokenId::from(token_id), creator.membership_number)
                 .await?;
         }
         Ok(())

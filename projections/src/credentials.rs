@@ -5,6 +5,7 @@ mod rows;
 mod snapshot;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use cqrs_es::Aggregate;
 use domain::access_token::{AccessTokenEvent, Created};
@@ -18,7 +19,7 @@ pub use snapshot::{CreatorReader, Page, Pages, SharedCreator, Snapshot, Snapshot
 
 use crate::copy::NewRows;
 use crate::log::{Fact, RecordedEvent};
-use crate::runner::ProjectError;
+use crate::runner::{ProjectError, halve_past};
 
 /// A token, and where it belongs.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,6 +44,9 @@ pub struct CreatorRow {
     /// Its organization was removed, and it has not been added since.
     pub has_ended: bool,
 }
+
+/// Creators that are held.
+const MAX_HELD: usize = 8000;
 
 /// Names a member.
 pub type MemberKey = (OrganizationId, MemberId);
@@ -104,20 +108,31 @@ impl<R> Touched<R> {
     }
 }
 
-/// All of them at once.
+/// All of them at once. Creators that are held, as their table has them, are not read.
 pub(crate) async fn project(
     connection: &mut PgConnection,
-    events: &[RecordedEvent],
+    events: &[Arc<RecordedEvent>],
+    batch: &mut Batch,
 ) -> Result<(), ProjectError> {
-    let mut batch = Batch::load(connection, events).await?;
+    batch.load(connection, events).await?;
     for event in events {
         batch.apply(event);
     }
-    batch.store(connection).await
+    batch.store(connection).await?;
+    batch.credentials.clear();
+    for held in batch.creators.values_mut() {
+        held.stored = Stored::AsIs;
+    }
+    halve_past(MAX_HELD, &mut batch.creators);
+    Ok(())
 }
 
 impl Batch {
-    async fn load(connection: &mut PgConnection, events: &[RecordedEvent]) -> Result<Self, ProjectError> {
+    async fn load(
+        &mut self,
+        connection: &mut PgConnection,
+        events: &[Arc<RecordedEvent>],
+    ) -> Result<(), ProjectError> {
         let (mut tokens, mut members, mut organizations) = (Vec::new(), BTreeSet::new(), Vec::new());
         for event in events {
             match &event.fact {
@@ -134,15 +149,15 @@ impl Batch {
             }
         }
         let credentials = rows::credentials(connection, &tokens, &organizations).await?;
+        members.retain(|key| !self.creators.contains_key(key));
         let creators = rows::creators(connection, &members, &organizations).await?;
         let credentials = credentials
             .into_iter()
             .map(|row| (row.token_id, Touched::loaded(row)));
         let creators = creators.into_iter().map(|(key, row)| (key, Touched::loaded(row)));
-        Ok(Self {
-            credentials: credentials.collect(),
-            creators: creators.collect(),
-        })
+        self.credentials.extend(credentials);
+        self.creators.extend(creators);
+        Ok(())
     }
 
     /// As the index takes it.

@@ -19,3 +19,4 @@ pub mod rebuild;
 pub mod replay;
 pub mod runner;
 mod tables;
+pub mod tail;

@@ -1,7 +1,10 @@
 //! Reads the log by position. Positions are dense: a missing one means that something is badly wrong with the log or with
 //! the reading of it, and stops the reader. An event this binary doesn't know stops it too; nothing is ever skipped.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
+use cqrs_es::DomainEvent;
 use domain::access_token::AccessTokenEvent;
 use domain::ids::OrganizationId;
 use domain::member::MemberEvent;
@@ -47,6 +50,15 @@ pub enum Fact {
 }
 
 impl Fact {
+    /// Its type, as the log names it.
+    pub(crate) fn event_type(&self) -> String {
+        match self {
+            Self::AccessToken(fact) => fact.event_type(),
+            Self::Member(fact) => fact.event_type(),
+            Self::Organization(fact) => fact.event_type(),
+        }
+    }
+
     /// In which organization it happened.
     pub(crate) fn organization_id(&self) -> OrganizationId {
         match self {
@@ -122,7 +134,7 @@ impl Kind {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Page {
     /// In order.
-    pub events: Vec<RecordedEvent>,
+    pub events: Vec<Arc<RecordedEvent>>,
     /// The last position that was looked at, of whatever kind; the one it was read after where there was nothing.
     pub last_position: i64,
     /// The hash of the event there; none where there was nothing.
@@ -131,6 +143,8 @@ pub struct Page {
     pub hash_before: Option<Vec<u8>>,
     /// There was nothing after them when they were read.
     pub is_last: bool,
+    /// Bytes of their payloads.
+    pub bytes: usize,
 }
 
 /// The columns that [`recorded`] reads, in its order. What else a query selects comes after them.
@@ -187,6 +201,7 @@ pub async fn read_after_without(
     .await?;
     let mut last_position = position;
     let mut events = Vec::with_capacity(rows.len());
+    let mut bytes = 0_usize;
     for (expected, row) in (position.saturating_add(1)..).zip(&rows) {
         let found: i64 = row.try_get(0)?;
         if found != expected {
@@ -194,7 +209,8 @@ pub async fn read_after_without(
         }
         last_position = found;
         if row.try_get(12)? {
-            events.push(recorded(row)?);
+            bytes = bytes.saturating_add(row.json(8)?.map_or(0, str::len));
+            events.push(Arc::new(recorded(row)?));
         } else {
             is_known(row)?;
         }
@@ -208,6 +224,7 @@ pub async fn read_after_without(
         last_hash,
         hash_before,
         is_last,
+        bytes,
     })
 }
 

@@ -2,6 +2,7 @@
 //! by the domain's own code.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use cqrs_es::Aggregate;
 use domain::access_token::AccessTokenEvent;
@@ -14,11 +15,14 @@ use uuid::Uuid;
 
 use crate::copy::NewRows;
 use crate::log::{Fact, RecordedEvent};
-use crate::runner::ProjectError;
+use crate::runner::{ProjectError, halve_past};
 
 /// The columns of a row, as [`Members::all_new`] writes them.
 const COLUMNS: &str =
     "organization_id, member_id, is_member, is_blocked, membership_number, stated_position, state";
+
+/// Members that are held.
+const MAX_HELD: usize = 8000;
 
 /// Members by organization and id.
 #[derive(Debug, Default)]
@@ -31,14 +35,18 @@ struct MemberRow {
     stated: i64,
     /// Not since its organization was removed, whatever its own stream says.
     is_member: bool,
+    /// The table has it otherwise.
+    is_changed: bool,
 }
 
-/// Takes events, of which an organization's removal stands alone: those of members are folded at once.
+/// Takes events, of which an organization's removal stands alone: those of members are folded at once. Members that are
+/// held, as the table has them, are not read.
 pub(crate) async fn project(
     connection: &mut PgConnection,
-    events: &[RecordedEvent],
+    events: &[Arc<RecordedEvent>],
+    members: &mut Members,
 ) -> Result<(), ProjectError> {
-    let mut members = load(connection, events).await?;
+    members.load(connection, events).await?;
     for event in events {
         members.apply(event);
         if let Fact::Organization(OrganizationEvent::Removed { organization_id }) = &event.fact {
@@ -48,7 +56,9 @@ pub(crate) async fn project(
                 .await?;
         }
     }
-    store(connection, members).await
+    members.store(connection).await?;
+    halve_past(MAX_HELD, &mut members.0);
+    Ok(())
 }
 
 /// Whether events of this type can change a row.
@@ -70,6 +80,7 @@ impl Members {
                 let row = self.0.entry(key(fact)).or_default();
                 row.member.apply(fact.clone());
                 row.is_member = row.member.is_member();
+                row.is_changed = true;
                 if let MemberEvent::Added { .. } | MemberEvent::PermissionsReplaced { .. } = fact {
                     row.stated = event.position;
                 }
@@ -79,6 +90,7 @@ impl Members {
                 let theirs = self.0.iter_mut();
                 for (_, row) in theirs.filter(|((organization, _), _)| *organization == organization_id) {
                     row.is_member = false;
+                    row.is_changed = true;
                 }
             }
             Fact::AccessToken(_) => {}
@@ -100,84 +112,71 @@ impl Members {
         }
         Ok(rows)
     }
+
+    /// What is there of the members that these events are about, and are not held.
+    async fn load(
+        &mut self,
+        connection: &mut PgConnection,
+        events: &[Arc<RecordedEvent>],
+    ) -> Result<(), ProjectError> {
+        let mut touched: Vec<(Uuid, Uuid)> = events
+            .iter()
+            .filter_map(|event| match &event.fact {
+                Fact::Member(fact) => Some(key(fact)),
+                Fact::AccessToken(_) | Fact::Organization(_) => None,
+            })
+            .filter(|key| !self.0.contains_key(key))
+            .collect();
+        touched.sort_unstable();
+        touched.dedup();
+        if touched.is_empty() {
+            return Ok(());
+        }
+        let (organizations, members): (Vec<Uuid>, Vec<Uuid>) = touched.into_iter().unzip();
+        let stored: Vec<(Uuid, Uuid, Json<Member>, i64)> = sqlx::query_as(
+            "select organization_id, member_id, state, stated_position
+             from unnest($1::uuid[], $2::uuid[]) as touched (organization_id, member_id)
+             join members using (organization_id, member_id)",
+        )
+        .bind(organizations)
+        .bind(members)
+        .fetch_all(connection)
+        .await?;
+        let row = |(organization, member, Json(state), stated): (Uuid, Uuid, Json<Member>, i64)| {
+            let is_member = state.is_member();
+            let row = MemberRow {
+                member: state,
+                stated,
+                is_member,
+                is_changed: false,
+            };
+            ((organization, member), row)
+        };
+        self.0.extend(stored.into_iter().map(row));
+        Ok(())
+    }
+
+    /// Writes those that are changed.
+    async fn store(&mut self, connection: &mut PgConnection) -> Result<(), ProjectError> {
+        let mut rows = Rows::default();
+        for ((organization_id, member_id), row) in self.0.iter_mut().filter(|(_, row)| row.is_changed) {
+            row.is_changed = false;
+            rows.organizations.push(*organization_id);
+            rows.members.push(*member_id);
+            rows.are_members.push(row.is_member);
+            rows.are_blocked.push(row.member.is_blocked());
+            rows.membership_numbers
+                .push(i32::try_from(row.member.membership_number())?);
+            rows.stated.push(row.stated);
+            rows.states.push(serde_json::to_string(&row.member)?);
+        }
+        rows.store(connection).await
+    }
 }
 
 fn key(fact: &MemberEvent) -> (Uuid, Uuid) {
     let (organization_id, member_id) = fact.subject();
     (organization_id.as_uuid(), member_id.as_uuid())
-}
-
-/// What is there of the members that these events are about.
-async fn load(connection: &mut PgConnection, events: &[RecordedEvent]) -> Result<Members, ProjectError> {
-    let mut touched: Vec<(Uuid, Uuid)> = events
-        .iter()
-        .filter_map(|event| match &event.fact {
-            Fact::Member(fact) => Some(key(fact)),
-            Fact::AccessToken(_) | Fact::Organization(_) => None,
-        })
-        .collect();
-    touched.sort_unstable();
-    touched.dedup();
-    if touched.is_empty() {
-        return Ok(Members::default());
-    }
-    let (organizations, members): (Vec<Uuid>, Vec<Uuid>) = touched.into_iter().unzip();
-    let stored: Vec<(Uuid, Uuid, Json<Member>, i64)> = sqlx::query_as(
-        "select organization_id, member_id, state, stated_position
-         from unnest($1::uuid[], $2::uuid[]) as touched (organization_id, member_id)
-         join members using (organization_id, member_id)",
-    )
-    .bind(organizations)
-    .bind(members)
-    .fetch_all(connection)
-    .await?;
-    let row = |(organization, member, Json(state), stated): (Uuid, Uuid, Json<Member>, i64)| {
-        let is_member = state.is_member();
-        let row = MemberRow {
-            member: state,
-            stated,
-            is_member,
-        };
-        ((organization, member), row)
-    };
-    Ok(Members(stored.into_iter().map(row).collect()))
-}
-
-async fn store(connection: &mut PgConnection, members: Members) -> Result<(), ProjectError> {
-    if members.0.is_empty() {
-        return Ok(());
-    }
-    let mut rows = Rows::default();
-    for ((organization_id, member_id), row) in members.0 {
-        rows.organizations.push(organization_id);
-        rows.members.push(member_id);
-        rows.are_members.push(row.is_member);
-        rows.are_blocked.push(row.member.is_blocked());
-        rows.membership_numbers
-            .push(i32::try_from(row.member.membership_number())?);
-        rows.stated.push(row.stated);
-        rows.states.push(serde_json::to_string(&row.member)?);
-    }
-    sqlx::query(
-        "insert into members (organization_id, member_id, is_member, is_blocked, membership_number, stated_position, state)
-         select organization_id, member_id, is_member, is_blocked, membership_number, stated_position, state::json
-         from unnest($1::uuid[], $2::uuid[], $3::bool[], $4::bool[], $5::int[], $6::bigint[], $7::text[])
-             as changed (organization_id, member_id, is_member, is_blocked, membership_number, stated_position, state)
-         on conflict (organization_id, member_id) do update
-         set is_member = excluded.is_member, is_blocked = excluded.is_blocked,
-             membership_number = excluded.membership_number, stated_position = excluded.stated_position,
-             state = excluded.state",
-    )
-    .bind(rows.organizations)
-    .bind(rows.members)
-    .bind(rows.are_members)
-    .bind(rows.are_blocked)
-    .bind(rows.membership_numbers)
-    .bind(rows.stated)
-    .bind(rows.states)
-    .execute(connection)
-    .await?;
-    Ok(())
 }
 
 /// Members, column by column.
@@ -190,6 +189,34 @@ struct Rows {
     membership_numbers: Vec<i32>,
     stated: Vec<i64>,
     states: Vec<String>,
+}
+
+impl Rows {
+    async fn store(self, connection: &mut PgConnection) -> Result<(), ProjectError> {
+        if self.members.is_empty() {
+            return Ok(());
+        }
+        sqlx::query(
+            "insert into members (organization_id, member_id, is_member, is_blocked, membership_number, stated_position, state)
+             select organization_id, member_id, is_member, is_blocked, membership_number, stated_position, state::json
+             from unnest($1::uuid[], $2::uuid[], $3::bool[], $4::bool[], $5::int[], $6::bigint[], $7::text[])
+                 as changed (organization_id, member_id, is_member, is_blocked, membership_number, stated_position, state)
+             on conflict (organization_id, member_id) do update
+             set is_member = excluded.is_member, is_blocked = excluded.is_blocked,
+                 membership_number = excluded.membership_number, stated_position = excluded.stated_position,
+                 state = excluded.state",
+        )
+        .bind(self.organizations)
+        .bind(self.members)
+        .bind(self.are_members)
+        .bind(self.are_blocked)
+        .bind(self.membership_numbers)
+        .bind(self.stated)
+        .bind(self.states)
+        .execute(connection)
+        .await?;
+        Ok(())
+    }
 }
 
 /// What people may read of a member.

@@ -1,13 +1,17 @@
 //! Feeds the log to one read model. A step is one transaction: the rows of a batch of events and the checkpoint, which is
 //! moved by compare-and-set. On an error nothing of the batch stands and the position is reported; nothing is skipped.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use sqlx::{Connection, PgConnection, PgPool};
 use thiserror::Error;
 
 use crate::checkpoint::{self, Checkpoint, Tables};
 use crate::copy::NewRows;
 use crate::loan::Loan;
-use crate::log::{Page, ReadLogError, RecordedEvent, all_but, read_after_without};
+use crate::log::{ReadLogError, RecordedEvent, all_but};
+use crate::tail::{Stretch, Tail};
 use crate::{access_tokens, credentials, members};
 
 /// The read models there are.
@@ -71,8 +75,8 @@ impl ReadModel {
     /// Events in one transaction: a row that many of them change is written once, but who waits for it waits for all of them.
     fn batch(self) -> i64 {
         match self {
-            Self::AccessTokens | Self::Members => 4000,
-            Self::Credentials => 10_000,
+            Self::AccessTokens | Self::Members => 6000,
+            Self::Credentials => 20_000,
         }
     }
 
@@ -85,15 +89,16 @@ impl ReadModel {
         }
     }
 
-    /// Takes events that follow each other, in the schema that is searched first.
+    /// Takes events that follow each other, in the schema that is searched first, with the rows that are held of its tables.
     pub(crate) async fn project_all(
         self,
         connection: &mut PgConnection,
-        events: &[RecordedEvent],
+        events: &[Arc<RecordedEvent>],
+        held: &mut Held,
     ) -> Result<(), StepError> {
         for events in events.chunk_by(|one, next| self.takes_together(one, next)) {
             let first = events.first().map_or(0, |event| event.position);
-            self.project(connection, events)
+            held.project(connection, events)
                 .await
                 .map_err(|source| self.stopped(first, source))?;
         }
@@ -116,22 +121,10 @@ impl ReadModel {
             Self::Credentials => Held::Credentials(credentials::Batch::default()),
         }
     }
-
-    /// A single event, or some that go together.
-    async fn project(
-        self,
-        connection: &mut PgConnection,
-        events: &[RecordedEvent],
-    ) -> Result<(), ProjectError> {
-        match self {
-            Self::AccessTokens => access_tokens::project(connection, events).await,
-            Self::Members => members::project(connection, events).await,
-            Self::Credentials => credentials::project(connection, events).await,
-        }
-    }
 }
 
-/// All rows that a stretch of the log comes to which depends on nothing before it.
+/// Rows in memory: all that a stretch of the log comes to which depends on nothing before it, or some as their tables have
+/// them.
 #[derive(Debug)]
 pub(crate) enum Held {
     AccessTokens(access_tokens::Rows),
@@ -140,6 +133,20 @@ pub(crate) enum Held {
 }
 
 impl Held {
+    /// Takes a single event, or some that go together, into the tables.
+    async fn project(
+        &mut self,
+        connection: &mut PgConnection,
+        events: &[Arc<RecordedEvent>],
+    ) -> Result<(), ProjectError> {
+        match self {
+            // Most of what happens to tokens makes new ones: nothing is held.
+            Self::AccessTokens(_) => access_tokens::project(connection, events).await,
+            Self::Members(members) => members::project(connection, events, members).await,
+            Self::Credentials(batch) => credentials::project(connection, events, batch).await,
+        }
+    }
+
     pub(crate) fn apply(&mut self, event: &RecordedEvent) -> Result<(), ProjectError> {
         match self {
             Self::AccessTokens(rows) => access_tokens::apply(rows, event),
@@ -161,6 +168,17 @@ impl Held {
             Self::Members(members) => Ok(vec![members.all_new()?]),
             Self::Credentials(batch) => Ok(batch.all_new()?.into()),
         }
+    }
+}
+
+/// Lets go of half of them where they are more than this.
+pub(crate) fn halve_past<K: Ord, R>(most: usize, rows: &mut BTreeMap<K, R>) {
+    if rows.len() > most {
+        let mut stays = false;
+        rows.retain(|_, _| {
+            stays = !stays;
+            stays
+        });
     }
 }
 
@@ -210,6 +228,20 @@ pub struct Runner {
     tables: Tables,
     /// The types of events that change nothing in it.
     unwanted: Vec<&'static str>,
+    /// Where the log is looked for first.
+    tail: Tail,
+    last: Arc<Mutex<Option<LastStep>>>,
+}
+
+/// What a runner's last step has left behind.
+#[derive(Debug)]
+struct LastStep {
+    /// What it has moved the checkpoint to.
+    at: Checkpoint,
+    /// The hash of the event there.
+    hash: Option<Vec<u8>>,
+    /// Rows as the tables have them since.
+    held: Held,
 }
 
 impl Runner {
@@ -219,12 +251,20 @@ impl Runner {
         Self::of(pool, read_model, Tables::Live)
     }
 
+    /// Takes from memory what others have read of the log.
+    #[must_use]
+    pub fn behind(self, tail: Tail) -> Self {
+        Self { tail, ..self }
+    }
+
     pub(crate) fn of(pool: PgPool, read_model: ReadModel, tables: Tables) -> Self {
         Self {
             pool,
             read_model,
             tables,
             unwanted: all_but(|event_type| read_model.wants(event_type)),
+            tail: Tail::default(),
+            last: Arc::default(),
         }
     }
 
@@ -265,29 +305,55 @@ impl Runner {
         let limit = position
             .saturating_sub(from.position)
             .clamp(0, self.read_model.batch());
-        let page = read_after_without(&mut transaction, from.position, limit, &self.unwanted).await?;
-        if page.last_position == from.position || !self.take(&mut transaction, from, &page).await? {
+        let stretch = self
+            .tail
+            .read_after_without(&mut transaction, from.position, limit, &self.unwanted)
+            .await?;
+        if stretch.last_position == from.position {
+            return Ok(from.position);
+        }
+        let mut held = self.held_since(from, &stretch);
+        if !self.take(&mut transaction, from, &stretch, &mut held).await? {
             return Ok(from.position);
         }
         transaction.commit().await?;
-        Ok(page.last_position)
+        let at = Checkpoint {
+            position: stretch.last_position,
+            ..from
+        };
+        let hash = stretch.last_hash;
+        *self.last() = Some(LastStep { at, hash, held });
+        Ok(at.position)
+    }
+
+    /// The rows that the last step has left, if nobody has taken one since, and what comes next follows on it; or none.
+    fn held_since(&self, from: Checkpoint, next: &Stretch) -> Held {
+        let last = self.last().take();
+        let last =
+            last.filter(|last| last.at == from && last.hash.is_some() && last.hash == next.hash_before);
+        last.map_or_else(|| self.read_model.nothing(), |last| last.held)
+    }
+
+    fn last(&self) -> MutexGuard<'_, Option<LastStep>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn checkpoint(&self, connection: &mut PgConnection) -> Result<Checkpoint, sqlx::Error> {
         checkpoint::of_read_model(connection, self.read_model.name(), self.tables).await
     }
 
-    /// Takes a page that was read after `from`, in a transaction of the caller's; false where somebody else was faster, or
+    /// Takes what was read after `from`, in a transaction of the caller's; false where somebody else was faster, or
     /// these are not the live tables any more.
     async fn take(
         &self,
         transaction: &mut PgConnection,
         from: Checkpoint,
-        page: &Page,
+        stretch: &Stretch,
+        held: &mut Held,
     ) -> Result<bool, StepError> {
         // First the checkpoint: a second runner waits here for the row, and so does a switch, and then finds it moved.
         let name = self.read_model.name();
-        if !checkpoint::move_read_model(transaction, name, self.tables, from, page.last_position).await? {
+        if !checkpoint::move_read_model(transaction, name, self.tables, from, stretch.last_position).await? {
             return Ok(false);
         }
         // Nobody has to wait for the disk: rows and checkpoint are lost together, and then taken from the log again.
@@ -297,7 +363,9 @@ impl Runner {
         .bind(self.read_model.schema(from.version))
         .execute(&mut *transaction)
         .await?;
-        self.read_model.project_all(transaction, &page.events).await?;
+        self.read_model
+            .project_all(transaction, &stretch.events, held)
+            .await?;
         Ok(true)
     }
 

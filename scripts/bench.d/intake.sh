@@ -1,25 +1,31 @@
 # shellcheck shell=bash disable=SC2154
-# scripts/bench intake [--rounds N] [--events N] [--members N]
+# scripts/bench intake [--rounds N] [--events N] [--members N] [--beside]
 #
 # A: membership events (every other member's with versions, in any order, with repeats and garbage) from a topic of Apache
-# Kafka into the log of one node, from the first that is sent until the stored offsets are the ends of the partitions. The
-# node's index and read models follow meanwhile, on the same processors, and the sender is among them too.
+# Kafka into the log of one node, which finds them there: until the stored offsets are the ends of the partitions. The node's
+# index and read models follow meanwhile, on the same processors. While the messages are sent the node's process is stopped:
+# a sender on the same processors would be measured with it (--beside: it is, from the first message that is sent).
 #
 # B: a bare rdkafka poll loop, and each 2,000 messages inserted by one statement into a plain table with a primary key on
-# where they came from, and committed: the same messages, once A has them and the read models have caught up.
+# where they came from, and committed: the same messages, once A has them and the read models have caught up. Neither finds
+# anything of the other's that PostgreSQL has still to write.
 #
 # In turn, round by round. A meets its target with 20,000 events a second, or with half of what B reaches. The node's memory
 # is printed after each round: it is to be flat, for it is the same members that are spoken of in each. And the processors'
 # time that an event took, which the machine's other work changes less than the rate.
 
 bench() {
-    local rounds=5 events=100000 members=5000
+    local rounds=5 events=200000 members=5000 beside=()
     while [ $# -gt 0 ]; do
         case $1 in
         --rounds | --events | --members)
             [[ ${2:-} =~ ^[1-9][0-9]*$ ]] || intake_usage
             printf -v "${1#--}" %s "$2"
             shift 2
+            ;;
+        --beside)
+            beside=(--beside)
+            shift
             ;;
         *) intake_usage ;;
         esac
@@ -29,7 +35,8 @@ bench() {
         mapfile -t missing < <(missing_for_kafka)
         install_packages "${missing[@]}" || fail "Apache Kafka needs packages that are not there"
         "$root/scripts/kafka" prepare || fail "Apache Kafka can't be had here"
-        exec "$root/scripts/kafka" run -- "$root/scripts/bench" intake --rounds "$rounds" --events "$events" --members "$members"
+        exec "$root/scripts/kafka" run -- "$root/scripts/bench" intake --rounds "$rounds" --events "$events" \
+            --members "$members" "${beside[@]}"
     fi
     have psql || install_packages postgresql-client || fail "no psql"
     build
@@ -38,22 +45,31 @@ bench() {
     # The topic has to be there for a node to get ready: Kafka makes it when it is asked for by somebody who writes.
     "$membership" send --seed 0 --members 1 --events 0 --kafka "$TEST_KAFKA_BOOTSTRAP_SERVERS" --topic featbit-membership >/dev/null
     # Lag is no matter here: a node that is behind denies, and takes events all the same.
-    start_node --kafka-bootstrap "$TEST_KAFKA_BOOTSTRAP_SERVERS"
+    # And while it is stopped it stays in its group.
+    KAFKA_PROPERTY_SESSION_TIMEOUT_MS=60000 start_node --kafka-bootstrap "$TEST_KAFKA_BOOTSTRAP_SERVERS"
     local round begin sent from a_ms node_us postgres_us copied b_ms a b memory verdict
     : >"$work/rounds"
     for ((round = 0; round <= rounds; round++)); do
         begin=$(stored_offsets)
         from=$(sql <<<"select string_agg(partition || ':' || next_offset, ',') from kafka_offsets where topic = '$TOPIC'")
-        a_ms=$(date +%s%3N)
+        sql <<<checkpoint
         node_us=$(node_cpu_ms) postgres_us=$(postgres_cpu_ms)
+        [ "${#beside[@]}" -gt 0 ] || kill -STOP "$node"
+        a_ms=$(date +%s%3N)
         sent=$("$membership" send --seed "$round" --people 0 --first $((round * 1000000)) --members "$members" \
             --events "$events" --kafka "$KAFKA" --topic "$TOPIC")
+        if [ "${#beside[@]}" -eq 0 ]; then
+            a_ms=$(date +%s%3N)
+            kill -CONT "$node"
+        fi
         wait_for_offsets $((begin + sent))
         a_ms=$(($(date +%s%3N) - a_ms))
         wait_for_read_models
         node_us=$((($(node_cpu_ms) - node_us) * 1000 / sent)) postgres_us=$((($(postgres_cpu_ms) - postgres_us) * 1000 / sent))
+        sql <<<checkpoint
         read -r copied b_ms < <("$membership" copy --database-url "$DATABASE_URL" --kafka "$KAFKA" --topic "$TOPIC" --from "$from")
         [ "$copied" -ge "$sent" ] || fail "only $copied of $sent messages were copied"
+        sql <<<"drop table raw_messages"
         a=$((sent * 1000 / a_ms)) b=$((copied * 1000 / b_ms))
         memory=$(awk '/^VmRSS/ { print int($2 / 1024) }' "/proc/$node/status")
         say "round $round: A $a/s, B $b/s, $(awk "BEGIN { printf \"%.3f\", $a / $b }"); an event took $node_us us of the node and $postgres_us us of PostgreSQL; the node has $memory MiB$([ "$round" -gt 0 ] || echo ' (to warm up)')"

@@ -88,7 +88,7 @@ impl Contents {
     /// Takes the next events of the log, one stretch after the other.
     ///
     /// Until the whole stretch is taken the position stays behind, so an answer in between is at least as new as it says.
-    pub(super) fn apply(&self, events: &[RecordedEvent]) {
+    pub(super) fn apply(&self, events: &[Arc<RecordedEvent>]) {
         // What a member may do is worked out once for a row of its events, not after each of them: a long history would be
         // folded too often. But before anything else is taken, so that nothing overtakes it.
         let mut changed = BTreeMap::new();

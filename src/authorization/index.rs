@@ -186,7 +186,7 @@ impl Index {
     }
 
     /// Takes the next events of the log. Only the tailer calls this, one stretch after the other.
-    pub(super) fn apply(&self, events: &[RecordedEvent]) {
+    pub(super) fn apply(&self, events: &[Arc<RecordedEvent>]) {
         let contents = self.contents.load();
         contents.apply(events);
         self.reached.send_replace(contents.position());

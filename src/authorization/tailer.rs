@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use projections::credentials::SnapshotError;
 use projections::log::{ReadLogError, read_after};
+use projections::tail::Tail;
 use sqlx::PgPool;
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
@@ -27,7 +28,7 @@ use crate::follow::{Calls, Follower, Said};
 use crate::report::Report;
 
 /// Events in one read.
-const BATCH: i64 = 1000;
+const BATCH: i64 = 2000;
 /// The longest time between two looks at the log.
 const POLL: Duration = Duration::from_millis(50);
 /// After a failed read.
@@ -42,6 +43,8 @@ const RENEWALS: u32 = 4;
 pub struct Tailer {
     pool: PgPool,
     index: Arc<Index>,
+    /// What was read last, for all who follow the log.
+    tail: Tail,
     clock: Clock,
     max_staleness: Duration,
     node_id: Uuid,
@@ -107,6 +110,7 @@ impl Tailer {
         Self {
             pool,
             index,
+            tail: Tail::default(),
             clock,
             max_staleness,
             node_id,
@@ -119,6 +123,12 @@ impl Tailer {
             renewed: None,
             pending: VecDeque::new(),
         }
+    }
+
+    /// The end of the log as this one reads it.
+    #[must_use]
+    pub fn tail(&self) -> Tail {
+        self.tail.clone()
     }
 
     /// Follows the log until it is told to stop; then this node decides no more, and says so.
@@ -201,24 +211,26 @@ impl Tailer {
     pub async fn step(&mut self, called_for: i64) -> Result<Read, StepError> {
         let page = {
             let mut connection = self.pool.acquire().await?;
-            read_after(&mut connection, self.index.position(), BATCH).await?
+            Arc::new(read_after(&mut connection, self.index.position(), BATCH).await?)
         };
-        if let Some(hash) = page.last_hash {
+        if let Some(hash) = &page.last_hash {
             // Before anything of it is applied: another log may have grown past where this node stands.
             if page.hash_before != self.hash {
                 return Err(self.start_over());
             }
-            self.hash = Some(hash);
+            self.hash = Some(hash.clone());
         }
         self.index.apply(&page.events);
+        let is_last = page.is_last;
+        self.tail.keep(page);
         let is_called = called_for > self.said && self.index.position() >= called_for;
         // A node that is still far behind when it starts does not decide yet: nobody has to wait for it.
-        let is_due = self.until_renewal().is_zero() && (page.is_last || self.renewed.is_some());
+        let is_due = self.until_renewal().is_zero() && (is_last || self.renewed.is_some());
         if is_called || is_due {
             self.renew().await?;
         }
         self.open();
-        if !page.is_last {
+        if !is_last {
             return Ok(Read::More);
         }
         self.heeded = called_for;
@@ -299,6 +311,7 @@ impl Tailer {
     fn start_over(&mut self) -> StepError {
         let position = self.index.position();
         self.index.fence().close();
+        self.tail.forget();
         self.index.start_over(Contents::default());
         self.is_blank = true;
         self.hash = None;

@@ -1,6 +1,7 @@
 //! The index by itself, fed by hand. What it answers over HTTP, and from a real log, stands in `tests/suite`.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -96,7 +97,7 @@ fn rotated(organization_id: OrganizationId, number: u8, to: u8) -> Fact {
 }
 
 /// As the log would have them, from the first position on.
-fn recorded(facts: Vec<Fact>) -> Vec<RecordedEvent> {
+fn recorded(facts: Vec<Fact>) -> Vec<Arc<RecordedEvent>> {
     (1..)
         .zip(facts)
         .map(|(position, fact)| RecordedEvent {
@@ -111,6 +112,7 @@ fn recorded(facts: Vec<Fact>) -> Vec<RecordedEvent> {
             metadata: serde_json::Value::Null,
             fact,
         })
+        .map(Arc::new)
         .collect()
 }
 

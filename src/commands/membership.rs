@@ -126,6 +126,11 @@ pub struct Poll {
 pub(super) const UNFIT: &str = "refused_by_the_log";
 
 impl Poll {
+    /// By which its messages are known.
+    fn keys(&self) -> Vec<&InboxKey> {
+        keys(&self.messages).collect()
+    }
+
     /// The earlier and the later half of the messages, each with its part of the way; none of a single one.
     fn halves(&self) -> Option<(Self, Self)> {
         let (first, second) = self.messages.split_at(self.messages.len().div_euclid(2));
@@ -193,7 +198,38 @@ impl Taken {
     }
 }
 
+/// A poll that was decided, and is not appended yet.
+pub struct Staged {
+    unit: UnitOfWork,
+    taken: Taken,
+    outcomes: Vec<Outcome>,
+}
+
 impl Commands {
+    /// Decides a poll as it will be once those before it stand, which are being appended. Where one of them turns out
+    /// otherwise, it is to be decided anew.
+    ///
+    /// # Errors
+    /// Those of [`Commands::take_poll`].
+    pub async fn stage_poll(&self, poll: &Poll, behind: &[(&Poll, &Staged)]) -> Result<Staged, CommandError> {
+        let asked_for = self.known_keys.may_be_used(&poll.keys());
+        self.stage(poll, behind, &asked_for).await
+    }
+
+    /// Takes a poll as it was decided; where that does not hold any more, or the log refuses it, it is decided anew. Whether
+    /// it stands as it was decided.
+    ///
+    /// # Errors
+    /// Those of [`Commands::take_poll`].
+    pub async fn take_staged(&self, poll: &Poll, staged: &Staged) -> Result<(Taken, bool), CommandError> {
+        let taken = match self.append_staged(poll, staged).await {
+            Ok(Some(taken)) => return Ok((taken, true)),
+            Ok(None) => self.take_again(poll).await,
+            Err(error) => Err(error),
+        };
+        Ok((self.or_apart(poll, taken).await?, false))
+    }
+
     /// Takes a poll. Nothing of it is lost and nothing is taken twice. Where the log refuses something of it, that alone is
     /// set aside.
     ///
@@ -201,7 +237,13 @@ impl Commands {
     /// `OffsetFenced` where the partition is somebody else's by now, `Unavailable`; then nothing of it stands, or it can
     /// be taken again without harm.
     pub async fn take_poll(&self, poll: &Poll) -> Result<Taken, CommandError> {
-        match self.take_whole(poll).await {
+        let taken = self.take_whole(poll).await;
+        self.or_apart(poll, taken).await
+    }
+
+    /// What became of a poll; where the log refuses it, what becomes of its halves.
+    async fn or_apart(&self, poll: &Poll, taken: Result<Taken, CommandError>) -> Result<Taken, CommandError> {
+        match taken {
             Err(CommandError::Unfit(error)) => {
                 tracing::error!(error = %Report(&*error), messages = poll.messages.len(), "the log refuses a poll");
                 Box::pin(self.take_apart(poll)).await
@@ -228,36 +270,87 @@ impl Commands {
     }
 
     async fn take_whole(&self, poll: &Poll) -> Result<Taken, CommandError> {
+        let staged = self.stage_poll(poll, &[]).await?;
+        match self.append_staged(poll, &staged).await? {
+            Some(taken) => Ok(taken),
+            None => self.take_again(poll).await,
+        }
+    }
+
+    /// Takes a poll that was decided in vain.
+    async fn take_again(&self, poll: &Poll) -> Result<Taken, CommandError> {
         let mut attempts = Attempts::default();
         loop {
-            let unit = self.unit(&Actor::Intake);
-            // What is known of them may be out of date: then the append conflicts, and they are read.
-            let unknown = self.known_members.lend(&unit, streams(&poll.messages));
-            unit.preload::<Member>(&unknown).await?;
-            let (mut taken, outcomes) = stage(&self.pool, &unit, poll).await?;
-            if let Some(offset) = &poll.offset {
-                unit.move_offset(offset.clone());
-            }
-            if let Some(Appended { last }) = self.append(&unit).await? {
-                taken.position = match last {
-                    Some(last) => last.position,
-                    None => self.head().await?,
-                };
-                self.known_members.keep(unit);
-                for (message, outcome) in poll.messages.iter().zip(outcomes) {
-                    let labels = MessageLabels::of(message, outcome);
-                    self.message_counts.get_or_create(&labels).inc();
-                }
+            attempts.again().await?;
+            // What it was refused for may be a key that was believed to be new.
+            let staged = self.stage(poll, &[], &poll.keys()).await?;
+            if let Some(taken) = self.append_staged(poll, &staged).await? {
                 return Ok(taken);
             }
-            attempts.again().await?;
         }
+    }
+
+    /// None where it must be decided anew, and nothing of it stands.
+    async fn append_staged(&self, poll: &Poll, staged: &Staged) -> Result<Option<Taken>, CommandError> {
+        let Some(Appended { last }) = self.append(&staged.unit).await? else {
+            return Ok(None);
+        };
+        self.known_members.keep(staged.unit.clone());
+        self.known_keys.use_all(&poll.keys());
+        for (message, outcome) in poll.messages.iter().zip(&staged.outcomes) {
+            let labels = MessageLabels::of(message, *outcome);
+            self.message_counts.get_or_create(&labels).inc();
+        }
+        let position = match last {
+            Some(last) => last.position,
+            None => self.head().await?,
+        };
+        Ok(Some(Taken {
+            position,
+            ..staged.taken
+        }))
+    }
+
+    async fn stage(
+        &self,
+        poll: &Poll,
+        behind: &[(&Poll, &Staged)],
+        asked_for: &[&InboxKey],
+    ) -> Result<Staged, CommandError> {
+        let unit = self.unit(&Actor::Intake);
+        let mut elsewhere = streams(&poll.messages);
+        elsewhere.retain(|stream_id| {
+            let mut before = behind.iter();
+            let staged = before.find_map(|(_, staged)| staged.unit.lend_staged::<Member>(stream_id));
+            let is_elsewhere = staged.is_none();
+            if let Some((sequence, member)) = staged {
+                unit.rest_on_known(stream_id, sequence, member);
+            }
+            is_elsewhere
+        });
+        // What is known of them may be out of date: then the append conflicts, and they are read.
+        let unknown = self.known_members.lend(&unit, elsewhere);
+        unit.preload::<Member>(&unknown).await?;
+        let mut used = used_keys(&self.pool, asked_for).await?;
+        used.extend(behind.iter().flat_map(|(before, _)| before.keys()).cloned());
+        let (taken, outcomes) = stage(&unit, poll, used).await?;
+        if let Some(offset) = &poll.offset {
+            unit.move_offset(offset.clone());
+        }
+        Ok(Staged {
+            unit,
+            taken,
+            outcomes,
+        })
     }
 }
 
 /// What becomes of the poll, and of each of its messages.
-async fn stage(pool: &PgPool, unit: &UnitOfWork, poll: &Poll) -> Result<(Taken, Vec<Outcome>), CommandError> {
-    let mut used = used_keys(pool, &poll.messages).await?;
+async fn stage(
+    unit: &UnitOfWork,
+    poll: &Poll,
+    mut used: HashSet<InboxKey>,
+) -> Result<(Taken, Vec<Outcome>), CommandError> {
     let mut outcomes = Vec::with_capacity(poll.messages.len());
     for message in &poll.messages {
         let outcome = match &message.meaning {
@@ -419,16 +512,22 @@ fn unusable(event: &MembershipEvent, reason: &'static str) -> Unusable {
     }
 }
 
-/// Which of the messages' keys were used before.
-pub(super) async fn used_keys<'a>(
-    pool: &PgPool,
-    messages: impl IntoIterator<Item = &'a Message>,
-) -> Result<HashSet<InboxKey>, CommandError> {
+/// By which messages that can be used are known.
+pub(super) fn keys(messages: &[Message]) -> impl Iterator<Item = &InboxKey> {
     let events = messages
-        .into_iter()
+        .iter()
         .filter_map(|message| message.meaning.as_ref().ok());
-    let (sources, keys): (Vec<String>, Vec<String>) = events
-        .map(|event| (event.key.source.clone(), event.key.key.clone()))
+    events.map(|event| &event.key)
+}
+
+/// Which of these were used before.
+pub(super) async fn used_keys(pool: &PgPool, keys: &[&InboxKey]) -> Result<HashSet<InboxKey>, CommandError> {
+    if keys.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let (sources, keys): (Vec<&str>, Vec<&str>) = keys
+        .iter()
+        .map(|key| (key.source.as_str(), key.key.as_str()))
         .unzip();
     let used: Vec<(String, String)> = sqlx::query_as(
         "select source, key from inbox join unnest($1::text[], $2::text[]) as wanted (source, key) using (source, key)",

@@ -6,6 +6,7 @@ pub mod access_tokens;
 pub mod counters;
 pub mod housekeeping;
 pub mod issuing;
+mod known_keys;
 mod known_members;
 pub mod membership;
 pub mod parked;
@@ -27,6 +28,7 @@ use tokio::task::block_in_place;
 use uuid::Uuid;
 
 use self::counters::MessageCounts;
+use self::known_keys::KnownKeys;
 use self::known_members::KnownMembers;
 use self::turns::Turns;
 use crate::clock::Clock;
@@ -49,6 +51,7 @@ pub struct Commands {
     weighing: Arc<Semaphore>,
     turns: Turns,
     known_members: KnownMembers,
+    known_keys: KnownKeys,
     message_counts: MessageCounts,
 }
 
@@ -182,6 +185,7 @@ impl Commands {
             weighing: Arc::new(Semaphore::new(weighed_at_once())),
             turns: Turns::default(),
             known_members: KnownMembers::default(),
+            known_keys: KnownKeys::default(),
             message_counts: MessageCounts::default(),
         }
     }

@@ -15,7 +15,7 @@ use sqlx::{PgPool, Row};
 use uuid::Uuid;
 
 use super::membership::{
-    Effect as Taking, Message, RawMessage, Taken, UNFIT, is_behind_parked, streams, take, used_keys,
+    Effect as Taking, Message, RawMessage, Taken, UNFIT, is_behind_parked, keys, streams, take, used_keys,
 };
 use super::{Actor, Appended, Attempts, CommandError, Commands, Done, Effect};
 use crate::log::{InboxKey, ParkedChange, Partition, UnitOfWork};
@@ -217,7 +217,7 @@ async fn stage(
         .iter()
         .map(|parked| understand(parked.raw.clone()))
         .collect();
-    let mut used = used_keys(pool, &messages).await?;
+    let mut used = used_keys(pool, &keys(&messages).collect::<Vec<_>>()).await?;
     let removed = removed_organizations(pool, chunk).await?;
     unit.preload::<Member>(&streams(&messages)).await?;
     for (parked, message) in chunk.iter().zip(&messages) {

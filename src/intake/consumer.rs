@@ -26,7 +26,7 @@ use super::assignments::{Assignment, Assignments};
 use super::member_events::understand;
 use super::meters::Meters;
 use super::state::IntakeState;
-use crate::commands::membership::{Poll, RawMessage, Taken};
+use crate::commands::membership::{Poll, RawMessage, Staged, Taken};
 use crate::commands::{CommandError, Commands};
 use crate::joined::joined;
 use crate::log::{OffsetMove, Partition};
@@ -93,11 +93,24 @@ struct Polls {
     assignment: u64,
 }
 
+/// What each of some polls comes to, if all before it stands as it was decided.
+type Decided = Arc<Vec<Result<Staged, CommandError>>>;
+
+/// Polls that are being decided, while those before them are appended.
+struct Deciding {
+    polls: Arc<Polls>,
+    decided: JoinHandle<Decided>,
+}
+
 /// Polls that are being appended.
 struct Appending {
     polls: Arc<Polls>,
-    tried: JoinHandle<Vec<Result<Taken, CommandError>>>,
+    decided: Decided,
+    tried: JoinHandle<Vec<Tried>>,
 }
+
+/// What became of a poll, and whether it stands as it was decided.
+type Tried = Result<(Taken, bool), CommandError>;
 
 /// The consumer, before it runs.
 pub struct Intake {
@@ -204,11 +217,10 @@ impl Intake {
         let mut appending = None;
         while !self.stop.is_cancelled() {
             let polled = self.poll(appending.as_ref());
-            if let Some(before) = appending.take() {
-                self.finish(before);
-            }
-            match polled {
-                Ok(polls) => appending = self.append(polls),
+            let deciding = polled.map(|polls| self.decide(polls, appending.as_ref()));
+            let stands = appending.take().is_none_or(|before| self.finish(before));
+            match deciding {
+                Ok(deciding) => appending = self.append(deciding, stands),
                 Err(reason) => {
                     tracing::error!(reason, "the membership intake has stopped");
                     self.state.send_replace(IntakeState::Stopped(reason));
@@ -353,38 +365,64 @@ impl Intake {
         }
     }
 
+    /// Decides what was read, as it will be once what is being appended stands.
+    fn decide(&self, polls: Polls, behind: Option<&Appending>) -> Deciding {
+        let polls = Arc::new(polls);
+        let behind = behind.map(|before| (Arc::clone(&before.polls), Arc::clone(&before.decided)));
+        let (commands, read) = (self.commands.clone(), Arc::clone(&polls));
+        let decided = self
+            .runtime
+            .spawn(async move { decide(&commands, &read, behind.as_ref()).await });
+        Deciding { polls, decided }
+    }
+
     /// All partitions' at once: what one waits for, another is worked on, and one append may take them all. None where there
-    /// is nothing, or it is out of date: also after a stop, for then what was before it may not stand.
-    fn append(&self, polls: Polls) -> Option<Appending> {
+    /// is nothing, or it is out of date: also after a stop, for then what was before it may not stand. Where that does not
+    /// stand as it was decided, what was decided behind it is of no use, and is decided anew.
+    fn append(&self, Deciding { polls, decided }: Deciding, stands: bool) -> Option<Appending> {
         let context = self.consumer.context();
         let is_out_of_date = polls.assignment != context.number() || self.stop.is_cancelled();
         if polls.by_partition.is_empty() || is_out_of_date {
             return None;
         }
-        let polls = Arc::new(polls);
-        let (commands, taken) = (self.commands.clone(), Arc::clone(&polls));
+        let decided = joined(self.runtime.block_on(decided))?;
+        let decided = if stands {
+            decided
+        } else {
+            let anew = decide(&self.commands, &polls, None);
+            self.runtime.block_on(anew)
+        };
+        let (commands, taken, as_decided) = (self.commands.clone(), Arc::clone(&polls), Arc::clone(&decided));
         // Free: whatever was appended before has come to its end.
         let under_way = Arc::clone(&context.appending).try_lock_owned();
         let tried = self.runtime.spawn(async move {
             let _under_way = under_way;
-            join_all(taken.by_partition.values().map(|poll| commands.take_poll(poll))).await
+            let polls = taken.by_partition.values().zip(as_decided.iter());
+            join_all(polls.map(|(poll, decided)| take(&commands, poll, decided))).await
         });
-        Some(Appending { polls, tried })
+        Some(Appending {
+            polls,
+            decided,
+            tried,
+        })
     }
 
-    /// Sees to it that all of it stands in the log, or is read again.
-    fn finish(&self, Appending { polls, tried }: Appending) {
+    /// Sees to it that all of it stands in the log, or is read again; whether it stands as it was decided.
+    fn finish(&self, Appending { polls, tried, .. }: Appending) -> bool {
         let Some(tried) = joined(self.runtime.block_on(tried)) else {
-            return;
+            return false;
         };
+        let mut stands = true;
         for ((partition, poll), tried) in polls.by_partition.iter().zip(tried) {
             // The rest of what was read is out of date after a rebalance, like in `poll`. What was taken of it stands, and is
             // read again from the stored offset.
             if self.consumer.context().number() != polls.assignment {
-                return;
+                return false;
             }
-            self.take(partition, poll, tried);
+            stands &= matches!(tried, Ok((_, true)));
+            self.take(partition, poll, tried.map(|(taken, _)| taken));
         }
+        stands
     }
 
     /// Until it stands in the log, or the partition has to be assigned anew.
@@ -496,6 +534,25 @@ impl Intake {
                 () = self.stop.cancelled() => {}
             }
         });
+    }
+}
+
+/// Decides what was read, as it will be once that before it stands.
+async fn decide(commands: &Commands, polls: &Polls, behind: Option<&(Arc<Polls>, Decided)>) -> Decided {
+    let behind: Vec<(&Poll, &Staged)> = behind
+        .iter()
+        .flat_map(|(polls, decided)| polls.by_partition.values().zip(decided.iter()))
+        .filter_map(|(poll, staged)| Some((poll, staged.as_ref().ok()?)))
+        .collect();
+    let polls = polls.by_partition.values();
+    Arc::new(join_all(polls.map(|poll| commands.stage_poll(poll, &behind))).await)
+}
+
+/// Takes a poll as it was decided, if it was.
+async fn take(commands: &Commands, poll: &Poll, decided: &Result<Staged, CommandError>) -> Tried {
+    match decided {
+        Ok(staged) => commands.take_staged(poll, staged).await,
+        Err(_) => Ok((commands.take_poll(poll).await?, false)),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The only writer of the log: one task per node that takes every request waiting for it and appends them in one
 //! statement. No timer: while a batch commits, the next one gathers. Never decides anything about a request itself.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -264,7 +264,7 @@ impl Using {
 
 /// What other requests of the batch may not touch, or only guard.
 fn claims(request: &AppendRequest) -> Vec<(Claim<'_>, Using)> {
-    let written: HashSet<&Stream> = request.events.iter().map(|event| &event.stream).collect();
+    let written = request.written();
     let streams = request.streams.iter().map(|(stream, _)| {
         let using = if written.contains(stream) {
             Using::Write
@@ -312,7 +312,7 @@ async fn append_to_log(pool: &PgPool, requests: &[AppendRequest]) -> Result<Vec<
     let columns = Columns::of(requests);
     let rows = sqlx::query(
         "select outcome, last_position, recorded_at from append_to_log(
-            $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23)
+            $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24)
          order by request",
     )
     .bind(columns.command_ids)
@@ -338,6 +338,7 @@ async fn append_to_log(pool: &PgPool, requests: &[AppendRequest]) -> Result<Vec<
     .bind(Value::Array(columns.profiles))
     .bind(Value::Array(columns.idempotency))
     .bind(columns.event_contents)
+    .bind(columns.stream_writes)
     .fetch_all(pool)
     .await?;
     rows.iter().map(outcome).collect()
@@ -371,6 +372,7 @@ struct Columns<'a> {
     stream_types: Vec<&'a str>,
     stream_ids: Vec<&'a str>,
     stream_sequences: Vec<i64>,
+    stream_writes: Vec<bool>,
     event_requests: Vec<i32>,
     event_aggregate_types: Vec<&'a str>,
     event_aggregate_ids: Vec<&'a str>,
@@ -402,7 +404,9 @@ impl<'a> Columns<'a> {
 
     fn add(&mut self, number: i32, request: &'a AppendRequest) {
         self.command_ids.push(request.command_id);
+        let written = request.written();
         for (stream, sequence) in &request.streams {
+            self.stream_writes.push(written.contains(stream));
             self.stream_requests.push(number);
             self.stream_types.push(stream.aggregate_type);
             self.stream_ids.push(&stream.aggregate_id);

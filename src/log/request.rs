@@ -1,6 +1,7 @@
 //! What the log can be asked to append: events of several streams, guards on the streams that were read, and the side
 //! rows that must move with them. All or nothing.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -38,6 +39,13 @@ pub struct AppendRequest {
     pub profiles: Vec<Profile>,
     /// What its caller named it by.
     pub idempotency: Option<IdempotencyEntry>,
+}
+
+impl AppendRequest {
+    /// The streams that its events go to.
+    pub(super) fn written(&self) -> HashSet<&Stream> {
+        self.events.iter().map(|event| &event.stream).collect()
+    }
 }
 
 /// An event that has no position yet.

@@ -193,6 +193,21 @@ impl UnitOfWork {
             });
     }
 
+    /// What a stream comes to once all this stands, with the sequence of its last event; none where it was not folded. It is
+    /// taken out, for a unit that is appended after this one.
+    #[must_use]
+    pub fn lend_staged<A: Aggregate + 'static>(&self, aggregate_id: &str) -> Option<(i64, A)> {
+        let mut staged = self.staged();
+        let loaded = staged.streams.get_mut(&stream::<A>(aggregate_id))?;
+        match std::mem::replace(&mut loaded.state, State::Elsewhere) {
+            State::Folded(aggregate) => Some((loaded.staged, *aggregate.downcast().ok()?)),
+            other => {
+                loaded.state = other;
+                None
+            }
+        }
+    }
+
     /// What every stream of this aggregate comes to once all this stands, with the sequence of its last event. They are taken
     /// out: the unit is at its end.
     #[must_use]

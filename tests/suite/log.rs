@@ -225,7 +225,10 @@ async fn a_reader_that_tails_many_writers_sees_every_event_once_and_in_order() {
             .events
         {
             position = event.position;
-            assert!(ids.insert((event.aggregate_id, event.sequence)), "nothing twice");
+            assert!(
+                ids.insert((event.aggregate_id.clone(), event.sequence)),
+                "nothing twice"
+            );
         }
     }
     while let Some(writer) = writers.join_next().await {
@@ -326,6 +329,43 @@ async fn a_guard_on_a_stream_that_has_moved_on_is_a_conflict() {
     assert_eq!(node.append(guarded).await, appended(2));
 }
 
+/// As where a node knows a stream that the log has lost the end of. Tried: without the look at the event that is written after.
+#[tokio::test]
+async fn an_event_after_one_that_is_not_there_is_a_conflict() {
+    let database = TestDatabase::new().await;
+    let node = Node::on(&database.pool);
+    node.append(request("a", 0, 1)).await;
+    assert_eq!(node.append(request("a", 2, 1)).await, AppendOutcome::Conflict);
+    assert_eq!(node.append(request("b", 1, 1)).await, AppendOutcome::Conflict);
+    assert_eq!(node.append(request("a", 1, 1)).await, appended(2));
+    assert_eq!(log_is_whole(&database.pool).await, 2);
+}
+
+/// The batch is believed to be what nearly all are; where one request of it is not, the others stand all the same. Tried:
+/// streams not looked at when an event is there already.
+#[tokio::test]
+async fn an_event_that_is_there_already_is_its_requests_conflict_alone() {
+    let database = TestDatabase::new().await;
+    let node = Node::on(&database.pool);
+    node.append(request("a", 0, 2)).await;
+    for round in 0..5 {
+        let id = format!("b-{round}");
+        // Something in the way, so that the others wait for the same batch.
+        let (_, stale, fresh, behind) = tokio::join!(
+            node.append(request(&format!("filler-{round}"), 0, 1)),
+            node.append(request("a", 1, 2)),
+            node.append(request(&id, 0, 1)),
+            node.append(request("a", 0, 1)),
+        );
+        assert_eq!(
+            (stale, behind),
+            (AppendOutcome::Conflict, AppendOutcome::Conflict)
+        );
+        assert!(matches!(fresh, AppendOutcome::Appended { .. }));
+    }
+    assert_eq!(log_is_whole(&database.pool).await, 12);
+}
+
 /// Tried with guards and writes of one stream let into the same batch: both are appended.
 #[tokio::test]
 async fn a_guard_never_shares_a_batch_with_a_write_to_its_stream() {
@@ -373,6 +413,47 @@ async fn a_key_is_used_once_and_nothing_of_a_repetition_stands() {
     assert_eq!(node.append(with_key("a")).await, appended(1));
     assert_eq!(node.append(with_key("b")).await, AppendOutcome::Repeated);
     assert_eq!(log_is_whole(&database.pool).await, 1);
+}
+
+/// By one call of the function itself. Tried: keys not looked for when one is there already: none of the batch stands; and
+/// without the end to a request that names one key twice: it goes on until the statement's time is up.
+#[tokio::test]
+async fn a_used_key_is_its_requests_alone() {
+    let database = TestDatabase::new().await;
+    let append = async |keys: [&str; 3]| {
+        let [command_1, command_2, command_3] = [(); 3].map(|()| Uuid::new_v4());
+        let outcomes: Result<Vec<(String, Option<i64>)>, _> = sqlx::query_as(
+            "select outcome, last_position from append_to_log(
+                $1, '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}',
+                '{1,1,3}', '{/tests,/tests,/tests}', $2, '[]', '[]', '[]', '[]', '[]')",
+        )
+        .bind([command_1, command_2, command_3])
+        .bind(keys)
+        .fetch_all(&database.pool)
+        .await;
+        outcomes.map(|outcomes| {
+            outcomes
+                .into_iter()
+                .map(|(outcome, _)| outcome)
+                .collect::<Vec<_>>()
+        })
+    };
+    assert_eq!(append(["a", "b", "c"]).await.unwrap(), ["appended"; 3]);
+    assert_eq!(
+        append(["d", "b", "e"]).await.unwrap(),
+        ["repeated", "appended", "appended"]
+    );
+    assert_eq!(
+        append(["d", "f", "e"]).await.unwrap(),
+        ["appended", "appended", "repeated"]
+    );
+    let refused = append(["g", "g", "h"])
+        .await
+        .unwrap_err()
+        .into_database_error()
+        .unwrap();
+    assert_eq!(refused.constraint(), Some("inbox_pkey"));
+    assert_eq!(append(["g", "i", "h"]).await.unwrap(), ["appended"; 3]);
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@ mod connections;
 mod crash;
 mod evaluation;
 mod evolution;
+mod following;
 mod gateways;
 mod hostile;
 mod hygiene;

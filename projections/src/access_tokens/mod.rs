@@ -9,6 +9,8 @@ mod rows;
 pub use queries::{AccessTokenRow, Filter, Page, find, is_name_used, list};
 pub(crate) use rows::Rows;
 
+use std::sync::Arc;
+
 use domain::access_token::{AccessTokenEvent, DeactivationReason};
 use domain::ids::OrganizationId;
 use domain::member::MemberEvent;
@@ -22,7 +24,7 @@ use rows::Row;
 /// Takes events, of which an organization's removal stands alone.
 pub(crate) async fn project(
     connection: &mut PgConnection,
-    events: &[RecordedEvent],
+    events: &[Arc<RecordedEvent>],
 ) -> Result<(), ProjectError> {
     let mut rows = Rows::touched_by(connection, events).await?;
     for event in events {

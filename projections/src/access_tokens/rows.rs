@@ -1,6 +1,7 @@
 //! The rows that some events touch: loaded at once, changed in memory, stored at once.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use domain::access_token::{AccessTokenEvent, Created, DeactivationReason, TokenType};
@@ -174,7 +175,7 @@ impl Rows {
     /// Loads what is there of the rows that these events may change.
     pub(super) async fn touched_by(
         connection: &mut PgConnection,
-        events: &[RecordedEvent],
+        events: &[Arc<RecordedEvent>],
     ) -> Result<Self, ProjectError> {
         let mut touched = BTreeSet::new();
         let mut created = BTreeSet::new();

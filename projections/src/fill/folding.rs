@@ -1,5 +1,7 @@
 //! What is written at once: a chunk of the log, folded by the projectors' own code.
 
+use std::sync::Arc;
+
 use uuid::Uuid;
 
 use super::Target;
@@ -23,7 +25,7 @@ pub(super) enum What {
     /// New rows, for each target in their order.
     Rows(Vec<Vec<NewRows>>),
     /// Events of an organization of which there are rows already.
-    Rest(Vec<RecordedEvent>),
+    Rest(Vec<Arc<RecordedEvent>>),
 }
 
 /// Folds chunks, each by itself, for these read models, of which some have more organizations already than others.
@@ -39,7 +41,8 @@ impl Folder {
     /// What is to be written of a chunk.
     pub(super) fn fold(&self, chunk: &Chunk) -> Result<Unit, RebuildError> {
         let what = if chunk.is_rest {
-            What::Rest(events(chunk).collect::<Result<_, _>>()?)
+            let events = events(chunk).map(|event| event.map(Arc::new));
+            What::Rest(events.collect::<Result<_, _>>()?)
         } else {
             What::Rows(self.rows(chunk)?)
         };

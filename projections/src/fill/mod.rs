@@ -9,6 +9,8 @@ mod chunks;
 mod folding;
 mod reading;
 
+use std::sync::Arc;
+
 use futures_util::future::try_join_all;
 use sqlx::{Executor, PgPool};
 use uuid::Uuid;
@@ -138,7 +140,10 @@ impl Target {
             What::Rest(events) => {
                 tables::index(&mut connection, self.read_model, self.version).await?;
                 let events = self.wanted(events);
-                self.read_model.project_all(&mut connection, events).await?;
+                let mut nothing = self.read_model.nothing();
+                self.read_model
+                    .project_all(&mut connection, events, &mut nothing)
+                    .await?;
             }
         }
         let Some(complete) = unit.complete else {
@@ -166,8 +171,8 @@ impl Target {
     }
 
     /// What of some events of one organization is not in the tables yet.
-    fn wanted<'e>(&self, events: &'e [RecordedEvent]) -> &'e [RecordedEvent] {
-        let is_there = |event: &RecordedEvent| self.complete >= Some(event.organization_id.as_uuid());
+    fn wanted<'e>(&self, events: &'e [Arc<RecordedEvent>]) -> &'e [Arc<RecordedEvent>] {
+        let is_there = |event: &Arc<RecordedEvent>| self.complete >= Some(event.organization_id.as_uuid());
         if events.first().is_some_and(is_there) {
             &[]
         } else {

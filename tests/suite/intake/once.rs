@@ -22,6 +22,7 @@ on_each_broker! {
     an_offset_out_of_range_stops_its_partition_and_is_never_reset,
     a_killed_nodes_partitions_are_taken_over,
     what_was_read_before_a_rebalance_is_not_taken_twice_after_the_store_was_away,
+    a_poll_that_was_decided_behind_one_that_turns_out_otherwise_is_decided_anew,
 }
 
 /// So many events of each of so many members, in turn, and every so often garbage, which only the offset protects from
@@ -265,6 +266,68 @@ async fn what_was_read_before_a_rebalance_is_not_taken_twice_after_the_store_was
     broker.everything_was_consumed(&database.pool).await;
     is_reading(&app).await;
     becomes_ready(&app).await;
+    app.stop().await;
+}
+
+/// The second message is read and decided while the first is appended: behind a grant that never comes to stand, since a rival
+/// has removed the member before it. Both streams have two events then, and the second message rests on two.
+///
+/// Tried: what was decided behind a poll appended however that came to stand. A grant stands after the removal.
+async fn a_poll_that_was_decided_behind_one_that_turns_out_otherwise_is_decided_anew(broker: Broker) {
+    let app = broker.node().await;
+    let pool = &app.database.pool;
+    let [somebody, example] = [(); 2].map(|()| Somebody::new());
+    broker.send(
+        &[somebody.added(1), example.added(1), example.removed(9)]
+            .each_ref()
+            .map(|event| Sent::structured(event).to(0)),
+    );
+    consumed(&app, 3).await;
+
+    let mut rival = pool.begin().await.unwrap();
+    sqlx::query("select pg_advisory_xact_lock(7305808869231650131)")
+        .execute(&mut *rival)
+        .await
+        .unwrap();
+    broker.send(&[Sent::structured(&somebody.granted(2, "a")).to(0)]);
+    soon("its append waits", async || {
+        let waiting: i64 = sqlx::query_scalar(
+            "select count(*) from pg_stat_activity
+             where datname = current_database() and wait_event = 'advisory' and query like '%append_to_log%'",
+        )
+        .fetch_one(pool)
+        .await
+        .unwrap();
+        (waiting == 1).then_some(())
+    })
+    .await;
+    broker.send(&[Sent::structured(&somebody.granted(3, "b")).to(0)]);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    sqlx::query(
+        "select append_to_log(
+             array[gen_random_uuid()], array[1], array['member'], array[$1], array[1::bigint],
+             array[1], array['member'], array[$1], array[2::bigint], array[event_type], array[event_version], array[$2::uuid],
+             array[replace(replace(payload::text, $4, $3), organization_id::text, $2)], array[metadata::text],
+             '{}', '{}', '{}', '[]', '[]', '[]', '[]', '[]')
+         from events where event_type = 'member.removed'",
+    )
+    .bind(String::from_utf8(somebody.key()).unwrap())
+    .bind(somebody.organization_id.to_string())
+    .bind(somebody.member_id.to_string())
+    .bind(example.member_id.to_string())
+    .execute(&mut *rival)
+    .await
+    .unwrap();
+    rival.commit().await.unwrap();
+
+    consumed(&app, 5).await;
+    let stands: Vec<String> = somebody
+        .log(pool)
+        .await
+        .into_iter()
+        .map(|(event_type, _)| event_type)
+        .collect();
+    assert_eq!(stands, ["member.added", "member.removed"]);
     app.stop().await;
 }
 

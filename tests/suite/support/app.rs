@@ -123,31 +123,8 @@ impl TestApp {
 
     /// Hands membership events in, as the topic would, and waits until decisions hold them.
     pub async fn tell(&self, events: &[Value]) -> Taken {
-        let messages = events
-            .iter()
-            .map(|event| {
-                let data = &event["data"];
-                let key = format!(
-                    "{}:{}",
-                    data["organizationId"].as_str().unwrap_or_default(),
-                    data["memberId"].as_str().unwrap_or_default()
-                );
-                understand(RawMessage {
-                    key: Some(key.into_bytes()),
-                    payload: Some(event.to_string().into_bytes()),
-                    ..RawMessage::default()
-                })
-            })
-            .collect();
-        let taken = self
-            .app
-            .commands
-            .take_poll(&Poll {
-                messages,
-                offset: None,
-            })
-            .await
-            .expect("the events are taken");
+        let taken = self.app.commands.take_poll(&poll(events)).await;
+        let taken = taken.expect("the events are taken");
         self.catch_up().await;
         taken
     }
@@ -412,6 +389,23 @@ pub fn cloud_event(kind: &str, organization_id: OrganizationId, member_id: Membe
         "type": format!("featbit.membership.{kind}"),
         "data": all,
     })
+}
+
+/// Membership events as the topic would hand them in.
+pub fn poll(events: &[Value]) -> Poll {
+    let message = |event: &Value| {
+        let id = |name: &str| event["data"][name].as_str().unwrap_or_default();
+        let key = format!("{}:{}", id("organizationId"), id("memberId"));
+        understand(RawMessage {
+            key: Some(key.into_bytes()),
+            payload: Some(event.to_string().into_bytes()),
+            ..RawMessage::default()
+        })
+    };
+    Poll {
+        messages: events.iter().map(message).collect(),
+        offset: None,
+    }
 }
 
 fn added(
