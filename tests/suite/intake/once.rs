@@ -6,6 +6,7 @@ use featbit_tokens::commands::membership::{Poll, RawMessage};
 use featbit_tokens::intake::IntakeState;
 use featbit_tokens::intake::member_events::understand;
 use featbit_tokens::log::{OffsetMove, Partition};
+use serde_json::Value;
 use sqlx::PgPool;
 
 use super::broker::{
@@ -269,8 +270,9 @@ async fn what_was_read_before_a_rebalance_is_not_taken_twice_after_the_store_was
     app.stop().await;
 }
 
-/// The second message is read and decided while the first is appended: behind a grant that never comes to stand, since a rival
-/// has removed the member before it. Both streams have two events then, and the second message rests on two.
+/// The last message is read and decided while the first is appended, with which no other fits into one poll: behind a grant that
+/// never comes to stand, since a rival has removed the member before it. By either the member's stream has two events, and the
+/// last message rests on two.
 ///
 /// Tried: what was decided behind a poll appended however that came to stand. A grant stands after the removal.
 async fn a_poll_that_was_decided_behind_one_that_turns_out_otherwise_is_decided_anew(broker: Broker) {
@@ -289,7 +291,15 @@ async fn a_poll_that_was_decided_behind_one_that_turns_out_otherwise_is_decided_
         .execute(&mut *rival)
         .await
         .unwrap();
-    broker.send(&[Sent::structured(&somebody.granted(2, "a")).to(0)]);
+    let large = |mut event: Value| {
+        event["data"]["padding"] = "x".repeat(600_000).into();
+        Sent::structured(&event).to(0)
+    };
+    broker.send(&[
+        large(somebody.granted(2, "a")),
+        large(example.granted(10, "a")),
+        Sent::structured(&somebody.granted(3, "b")).to(0),
+    ]);
     soon("its append waits", async || {
         let waiting: i64 = sqlx::query_scalar(
             "select count(*) from pg_stat_activity
@@ -301,7 +311,6 @@ async fn a_poll_that_was_decided_behind_one_that_turns_out_otherwise_is_decided_
         (waiting == 1).then_some(())
     })
     .await;
-    broker.send(&[Sent::structured(&somebody.granted(3, "b")).to(0)]);
     tokio::time::sleep(Duration::from_millis(500)).await;
     sqlx::query(
         "select append_to_log(
@@ -320,7 +329,7 @@ async fn a_poll_that_was_decided_behind_one_that_turns_out_otherwise_is_decided_
     .unwrap();
     rival.commit().await.unwrap();
 
-    consumed(&app, 5).await;
+    consumed(&app, 6).await;
     let stands: Vec<String> = somebody
         .log(pool)
         .await
