@@ -167,7 +167,7 @@ async fn a_renewal_counts_when_the_end_it_found_is_applied() {
     let mut node = ByHand::on(&app.database.url).await;
     node.catch_up().await;
     let organization_id = app.organization_id;
-    let many: Vec<Value> = (0..1500)
+    let many: Vec<Value> = (0..3000)
         .map(|_| cloud_event("MemberRemoved", organization_id, Uuid::new_v4().into(), json!({})))
         .collect();
     app.tell(&many).await;
