@@ -295,7 +295,8 @@ async fn watched(
     }
 }
 
-/// One read model's task: step by step, woken by whoever appends; on an error it waits and takes the same step again.
+/// One read model's task: step by step, woken by the one that reads the log; on an error it waits and takes the same step
+/// again.
 async fn project(
     runner: Runner,
     progress: watch::Sender<Progress>,

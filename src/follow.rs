@@ -1,4 +1,5 @@
-//! Wakes those who follow the log. This node's appends wake them at once; other nodes' by a NOTIFY, which is sent outside
+//! Wakes those who follow the log. This node's appends wake the one that reads it for all, and that the
+//! others; other nodes' by a NOTIFY, which is sent outside
 //! the append's transaction, at most every few milliseconds. And by another one whoever waits until all nodes have come to a
 //! position calls on them to say so. Losing one costs a poll's time, never an event.
 

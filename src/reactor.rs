@@ -24,7 +24,7 @@ use crate::follow::Follower;
 use crate::report::Report;
 
 const NAME: &str = "reactor";
-/// Events in one step.
+/// Events in one step; from memory, a whole page.
 const BATCH: i64 = 1000;
 /// The longest time between two looks, and so the latest that an expiry is written down.
 const POLL: Duration = Duration::from_millis(500);

@@ -224,7 +224,7 @@ mod tests {
     use super::*;
 
     /// The one that only a node reads that starts follows the log in long steps: were it waited for, every creation would
-    /// take half a second. Tried: without a word to it, and with one that is not taken back.
+    /// take a second. Tried: without a word to it, and with one that is not taken back.
     #[tokio::test]
     async fn a_request_waits_for_the_read_models_that_requests_read_and_hurries_them() {
         let at = |position| Progress {

@@ -1,6 +1,7 @@
 //! Reads the membership topic, on a thread of its own. Where to read on is in PostgreSQL and moves with the events; the
 //! broker's own offsets are written for lag tools only and never read. The assignment is set once, in the rebalance
-//! callback, from the stored offsets. While a poll is appended the next one is read. One that can't be appended is tried
+//! callback, from the stored offsets. While a poll is appended the next one is read and decided. One that
+//! can't be appended is tried
 //! again, paused, until it can.
 
 use std::collections::BTreeMap;

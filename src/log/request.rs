@@ -255,7 +255,7 @@ pub enum AppendOutcome {
     },
     /// A stream that was read has moved on: load and decide again.
     Conflict,
-    /// An inbox key was used before by another command.
+    /// An inbox key was used before by another command, and nothing else speaks against it.
     Repeated,
     /// The idempotency key was used before by another command.
     KeyUsed,
