@@ -254,7 +254,11 @@ impl Commands {
 
     async fn take_apart(&self, poll: &Poll) -> Result<Taken, CommandError> {
         let Some((first, second)) = poll.halves() else {
-            return self.park_unfit(poll).await;
+            // A copy of one that was set aside is a repetition, which only who asks for its key can tell.
+            return match self.take_again(poll).await {
+                Err(CommandError::Unfit(_)) => self.park_unfit(poll).await,
+                taken => taken,
+            };
         };
         let (first, second) = (self.take_poll(&first).await?, self.take_poll(&second).await?);
         Ok(first.and(second))
