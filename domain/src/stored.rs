@@ -1,6 +1,6 @@
 //! How events are stored: as one JSON object whose field `event` says which it is. Serde's own way to read such an enum first
-//! makes a tree of all its fields, for the name may come last. We write it first, and every event is read by several
-//! followers of the log: here, where it comes first, the fields are read as they come.
+//! makes a tree of all its fields, for the name may come last. We write it first, and every node reads every event
+//! of the log: here, where it comes first, the fields are read as they come.
 
 use std::borrow::Cow;
 use std::fmt;

@@ -19,7 +19,7 @@ pub use snapshot::{CreatorReader, Page, Pages, SharedCreator, Snapshot, Snapshot
 
 use crate::copy::NewRows;
 use crate::log::{Fact, RecordedEvent};
-use crate::runner::{ProjectError, halve_past};
+use crate::runner::{ProjectError, let_go_of_some};
 
 /// A token, and where it belongs.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,9 +44,6 @@ pub struct CreatorRow {
     /// Its organization was removed, and it has not been added since.
     pub has_ended: bool,
 }
-
-/// Creators that are held.
-const MAX_HELD: usize = 8000;
 
 /// Names a member.
 pub type MemberKey = (OrganizationId, MemberId);
@@ -123,7 +120,7 @@ pub(crate) async fn project(
     for held in batch.creators.values_mut() {
         held.stored = Stored::AsIs;
     }
-    halve_past(MAX_HELD, &mut batch.creators);
+    let_go_of_some(&mut batch.creators);
     Ok(())
 }
 

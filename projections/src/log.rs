@@ -334,7 +334,7 @@ pub async fn last_position(
 pub(crate) fn recorded(row: &impl StoredRow) -> Result<RecordedEvent, ReadLogError> {
     let position: i64 = row.get(0)?;
     let aggregate_type: &str = row.get(3)?;
-    // Straight from the bytes: every event is read by several followers, and a `Value` in between costs as much again.
+    // Straight from the bytes: every node reads every event, and a `Value` in between costs as much again.
     let (event_type, event_version): (&str, &str) = (row.get(6)?, row.get(7)?);
     let shape = (event_type, event_version);
     let fact = if aggregate_type == Kind::AccessToken.name() {

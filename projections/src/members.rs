@@ -15,14 +15,11 @@ use uuid::Uuid;
 
 use crate::copy::NewRows;
 use crate::log::{Fact, RecordedEvent};
-use crate::runner::{ProjectError, halve_past};
+use crate::runner::{ProjectError, let_go_of_some};
 
 /// The columns of a row, as [`Members::all_new`] writes them.
 const COLUMNS: &str =
     "organization_id, member_id, is_member, is_blocked, membership_number, stated_position, state";
-
-/// Members that are held.
-const MAX_HELD: usize = 8000;
 
 /// Members by organization and id.
 #[derive(Debug, Default)]
@@ -57,7 +54,7 @@ pub(crate) async fn project(
         }
     }
     members.store(connection).await?;
-    halve_past(MAX_HELD, &mut members.0);
+    let_go_of_some(&mut members.0);
     Ok(())
 }
 

@@ -171,9 +171,12 @@ impl Held {
     }
 }
 
-/// Lets go of half of them where they are more than this.
-pub(crate) fn halve_past<K: Ord, R>(most: usize, rows: &mut BTreeMap<K, R>) {
-    if rows.len() > most {
+/// Rows that a runner holds of a table from one step to the next.
+const MAX_HELD: usize = 8000;
+
+/// Lets go of half of the rows where they are more than are held.
+pub(crate) fn let_go_of_some<K: Ord, R>(rows: &mut BTreeMap<K, R>) {
+    if rows.len() > MAX_HELD {
         let mut stays = false;
         rows.retain(|_, _| {
             stays = !stays;

@@ -92,8 +92,7 @@ impl Tail {
         limit: i64,
         unwanted: &[&str],
     ) -> Result<Stretch, ReadLogError> {
-        let kept = self.kept().after(position, limit, unwanted);
-        if let Some(stretch) = kept
+        if let Some(stretch) = self.after(position, limit, unwanted)
             && is_end_in_log(connection, &stretch).await?
         {
             return Ok(stretch);
@@ -107,6 +106,11 @@ impl Tail {
         })
     }
 
+    fn after(&self, position: i64, limit: i64, unwanted: &[&str]) -> Option<Stretch> {
+        let pages = self.kept().after(position, limit)?;
+        Stretch::of(&pages, position, unwanted)
+    }
+
     fn kept(&self) -> MutexGuard<'_, Kept> {
         self.0.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -117,33 +121,35 @@ impl Kept {
         *self = Self::default();
     }
 
-    /// What is here after a position, in whole pages but for the first: at least one, and no more than the limit where there
-    /// are several. None where the event after it is not here.
-    fn after(&self, position: i64, limit: i64, unwanted: &[&str]) -> Option<Stretch> {
+    /// The pages with what is here after a position: at least one, and no more than the limit reaches where there are several.
+    /// None where the event after it is not here.
+    fn after(&self, position: i64, limit: i64) -> Option<Vec<Arc<Page>>> {
         let begin = self.pages.partition_point(|page| page.last_position <= position);
         let first = self.pages.get(begin)?;
-        let is_whole = match first.events.first()?.position.checked_sub(1)? {
-            before if before > position => return None,
-            before => before == position,
-        };
-        let mut stretch = Stretch {
-            events: Vec::new(),
-            last_position: position,
-            last_hash: None,
-            hash_before: first.hash_before.clone().filter(|_| is_whole),
-        };
-        for page in self.pages.range(begin..) {
-            let is_too_far = page.last_position.saturating_sub(position) > limit;
-            if is_too_far && stretch.last_hash.is_some() {
-                break;
-            }
-            let events = page.events.iter().filter(|event| event.position > position);
-            let wanted = events.filter(|event| !unwanted.contains(&event.fact.event_type().as_str()));
-            stretch.events.extend(wanted.map(Arc::clone));
-            stretch.last_position = page.last_position;
-            stretch.last_hash.clone_from(&page.last_hash);
+        if first.events.first()?.position > position.saturating_add(1) {
+            return None;
         }
-        Some(stretch)
+        let reaches = |page: &&Arc<Page>| page.last_position.saturating_sub(position) <= limit;
+        let others = self.pages.range(begin..).skip(1).take_while(reaches);
+        Some(std::iter::once(first).chain(others).map(Arc::clone).collect())
+    }
+}
+
+impl Stretch {
+    /// What these pages have after a position; none where there are no pages.
+    fn of(pages: &[Arc<Page>], position: i64, unwanted: &[&str]) -> Option<Self> {
+        let (first, last) = (pages.first()?, pages.last()?);
+        let is_whole = first.events.first()?.position == position.saturating_add(1);
+        let events = pages.iter().flat_map(|page| &page.events);
+        let wanted = events.filter(|event| {
+            event.position > position && !unwanted.contains(&event.fact.event_type().as_str())
+        });
+        Some(Self {
+            events: wanted.map(Arc::clone).collect(),
+            last_position: last.last_position,
+            last_hash: last.last_hash.clone(),
+            hash_before: first.hash_before.clone().filter(|_| is_whole),
+        })
     }
 }
 
@@ -198,7 +204,7 @@ mod tests {
 
     /// The first and the last position of what is kept after one, and whether the hash before it is known.
     fn after(tail: &Tail, position: i64, limit: i64) -> Option<(i64, i64, bool)> {
-        let stretch = tail.kept().after(position, limit, &[])?;
+        let stretch = tail.after(position, limit, &[])?;
         let first = stretch.events.first()?.position;
         assert_eq!(stretch.events.last()?.position, stretch.last_position);
         assert_eq!(
@@ -253,7 +259,7 @@ mod tests {
     #[test]
     fn unwanted_events_are_left_out_and_counted_over() {
         let tail = kept(&[(1, 3, 1)]);
-        let stretch = tail.kept().after(0, 100, &["organization.removed"]).unwrap();
+        let stretch = tail.after(0, 100, &["organization.removed"]).unwrap();
         assert!(stretch.events.is_empty());
         assert_eq!(stretch.last_position, 3);
     }

@@ -213,7 +213,7 @@ impl Commands {
     /// Those of [`Commands::take_poll`].
     pub async fn stage_poll(&self, poll: &Poll, behind: &[(&Poll, &Staged)]) -> Result<Staged, CommandError> {
         let asked_for = self.known_keys.may_be_used(&poll.keys());
-        self.stage(poll, behind, &asked_for).await
+        self.stage_asking(&asked_for, poll, behind).await
     }
 
     /// Takes a poll as it was decided; where that does not hold any more, or the log refuses it, it is decided anew. Whether
@@ -287,7 +287,7 @@ impl Commands {
         loop {
             attempts.again().await?;
             // What it was refused for may be a key that was believed to be new.
-            let staged = self.stage(poll, &[], &poll.keys()).await?;
+            let staged = self.stage_asking(&poll.keys(), poll, &[]).await?;
             if let Some(taken) = self.append_staged(poll, &staged).await? {
                 return Ok(taken);
             }
@@ -315,11 +315,12 @@ impl Commands {
         }))
     }
 
-    async fn stage(
+    /// Decides a poll, of whose keys only these are looked for in the inbox.
+    async fn stage_asking(
         &self,
+        asked_for: &[&InboxKey],
         poll: &Poll,
         behind: &[(&Poll, &Staged)],
-        asked_for: &[&InboxKey],
     ) -> Result<Staged, CommandError> {
         let unit = self.unit(&Actor::Intake);
         let mut elsewhere = streams(&poll.messages);
@@ -336,7 +337,13 @@ impl Commands {
         let unknown = self.known_members.lend(&unit, elsewhere);
         unit.preload::<Member>(&unknown).await?;
         let mut used = used_keys(&self.pool, asked_for).await?;
-        used.extend(behind.iter().flat_map(|(before, _)| before.keys()).cloned());
+        let before: HashSet<&InboxKey> = behind.iter().flat_map(|(before, _)| before.keys()).collect();
+        used.extend(
+            poll.keys()
+                .into_iter()
+                .filter(|key| before.contains(key))
+                .cloned(),
+        );
         let (taken, outcomes) = stage(&unit, poll, used).await?;
         if let Some(offset) = &poll.offset {
             unit.move_offset(offset.clone());

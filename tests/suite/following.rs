@@ -5,17 +5,16 @@ use std::sync::Arc;
 use domain::ids::{MemberId, OrganizationId};
 use featbit_tokens::clock::Clock;
 use featbit_tokens::commands::Commands;
-use featbit_tokens::log::Appender;
 use projections::log::read_after;
 use projections::runner::{ReadModel, Runner};
 use projections::tail::Tail;
 use serde_json::{Value, json};
 use sqlx::{Executor, PgPool};
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::DropGuard;
 use uuid::Uuid;
 
 use crate::support::check::read_models_equal_a_replay;
-use crate::support::{TestDatabase, cloud_event, poll};
+use crate::support::{TestDatabase, cloud_event, poll, running_appender};
 
 /// Commands of a node that does nothing else.
 struct Node {
@@ -25,12 +24,10 @@ struct Node {
 
 impl Node {
     fn on(pool: &PgPool) -> Self {
-        let (appender, task) = Appender::new(pool.clone());
-        let stop = CancellationToken::new();
-        tokio::spawn(task.run(stop.clone()));
+        let (appender, stop) = running_appender(pool);
         Self {
             commands: Commands::new(pool.clone(), appender, Clock::default(), 10),
-            _stop: stop.drop_guard(),
+            _stop: stop,
         }
     }
 

@@ -11,24 +11,25 @@ use featbit_tokens::log::{
 use serde_json::json;
 use sqlx::{Connection, Executor, PgConnection, PgPool};
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
-use crate::support::TestDatabase;
 use crate::support::check::log_is_whole;
+use crate::support::{TestDatabase, running_appender};
 
 /// One node's appender, running.
 struct Node {
     appender: Appender,
-    stop: CancellationToken,
+    _stop: DropGuard,
 }
 
 impl Node {
     fn on(pool: &PgPool) -> Self {
-        let (appender, task) = Appender::new(pool.clone());
-        let stop = CancellationToken::new();
-        tokio::spawn(task.run(stop.clone()));
-        Self { appender, stop }
+        let (appender, stop) = running_appender(pool);
+        Self {
+            appender,
+            _stop: stop,
+        }
     }
 
     /// The outcome, without the hour.
@@ -37,12 +38,6 @@ impl Node {
             AppendOutcome::Appended { last: Some(last) } => appended(last.position),
             other => other,
         }
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        self.stop.cancel();
     }
 }
 

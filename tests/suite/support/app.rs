@@ -11,9 +11,12 @@ use featbit_tokens::commands::Caller;
 use featbit_tokens::commands::membership::{Poll, RawMessage, Taken};
 use featbit_tokens::config::{Config, Environment};
 use featbit_tokens::intake::member_events::understand;
+use featbit_tokens::log::Appender;
 use jsonwebtoken::{EncodingKey, Header, encode};
 use reqwest::Method;
 use serde_json::{Value, json};
+use sqlx::PgPool;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
 use super::TestDatabase;
@@ -389,6 +392,14 @@ pub fn cloud_event(kind: &str, organization_id: OrganizationId, member_id: Membe
         "type": format!("featbit.membership.{kind}"),
         "data": all,
     })
+}
+
+/// An appender that runs for as long as its guard is kept.
+pub fn running_appender(pool: &PgPool) -> (Appender, DropGuard) {
+    let (appender, task) = Appender::new(pool.clone());
+    let stop = CancellationToken::new();
+    tokio::spawn(task.run(stop.clone()));
+    (appender, stop.drop_guard())
 }
 
 /// Membership events as the topic would hand them in.
