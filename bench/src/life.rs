@@ -99,6 +99,7 @@ impl Life {
             parked: Vec::new(),
             profiles: Vec::new(),
             idempotency: None,
+            rests_on: Vec::new(),
         };
         let mut streams = BTreeMap::new();
         while request.events.len() < events {

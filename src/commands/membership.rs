@@ -205,29 +205,67 @@ pub struct Staged {
     outcomes: Vec<Outcome>,
 }
 
+/// Polls that are on their way to the log, for those that are decided behind them.
+#[derive(Default)]
+pub struct Ahead<'a> {
+    /// What they were decided to be, the last one first.
+    staged: Vec<&'a Staged>,
+    keys: HashSet<&'a InboxKey>,
+}
+
+impl<'a> Ahead<'a> {
+    /// These, in the order in which they were handed in.
+    pub fn of(polls: impl DoubleEndedIterator<Item = (&'a Poll, &'a Staged)>) -> Self {
+        let mut ahead = Self::default();
+        for (poll, staged) in polls.rev() {
+            ahead.staged.push(staged);
+            ahead.keys.extend(poll.keys());
+        }
+        ahead
+    }
+}
+
 impl Commands {
-    /// Decides a poll as it will be once those before it stand, which are being appended. Where one of them turns out
-    /// otherwise, it is to be decided anew.
+    /// Decides a poll as it will be once those ahead of it stand. It can't be appended unless they do, as they were decided.
     ///
     /// # Errors
     /// Those of [`Commands::take_poll`].
-    pub async fn stage_poll(&self, poll: &Poll, behind: &[(&Poll, &Staged)]) -> Result<Staged, CommandError> {
+    pub async fn stage_poll(&self, poll: &Poll, ahead: &Ahead<'_>) -> Result<Staged, CommandError> {
         let asked_for = self.known_keys.may_be_used(&poll.keys());
-        self.stage_asking(&asked_for, poll, behind).await
+        self.stage_asking(&asked_for, poll, ahead).await
     }
 
-    /// Takes a poll as it was decided; where that does not hold any more, or the log refuses it, it is decided anew. Whether
-    /// it stands as it was decided.
+    /// Appends a poll as it was decided; none where that does not hold any more, and nothing of it stands.
     ///
     /// # Errors
-    /// Those of [`Commands::take_poll`].
-    pub async fn take_staged(&self, poll: &Poll, staged: &Staged) -> Result<(Taken, bool), CommandError> {
-        let taken = match self.append_staged(poll, staged).await {
-            Ok(Some(taken)) => return Ok((taken, true)),
-            Ok(None) => self.take_again(poll).await,
-            Err(error) => Err(error),
+    /// Those of [`Commands::take_poll`], and `Unfit` where the log refuses it.
+    pub async fn append_staged(&self, poll: &Poll, staged: &Staged) -> Result<Option<Taken>, CommandError> {
+        let Some(Appended { last }) = self.append(&staged.unit).await? else {
+            return Ok(None);
         };
-        Ok((self.or_apart(poll, taken).await?, false))
+        self.known_members.keep(staged.unit.clone());
+        self.known_keys.use_all(&poll.keys());
+        for (message, outcome) in poll.messages.iter().zip(&staged.outcomes) {
+            let labels = MessageLabels::of(message, *outcome);
+            self.message_counts.get_or_create(&labels).inc();
+        }
+        let position = match last {
+            Some(last) => last.position,
+            None => self.head().await?,
+        };
+        Ok(Some(Taken {
+            position,
+            ..staged.taken
+        }))
+    }
+
+    /// Takes a poll that was decided in vain, like [`Commands::take_poll`].
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn take_anew(&self, poll: &Poll) -> Result<Taken, CommandError> {
+        let taken = self.take_again(poll).await;
+        self.or_apart(poll, taken).await
     }
 
     /// Takes a poll. Nothing of it is lost and nothing is taken twice. Where the log refuses something of it, that alone is
@@ -274,7 +312,7 @@ impl Commands {
     }
 
     async fn take_whole(&self, poll: &Poll) -> Result<Taken, CommandError> {
-        let staged = self.stage_poll(poll, &[]).await?;
+        let staged = self.stage_poll(poll, &Ahead::default()).await?;
         match self.append_staged(poll, &staged).await? {
             Some(taken) => Ok(taken),
             None => self.take_again(poll).await,
@@ -287,32 +325,11 @@ impl Commands {
         loop {
             attempts.again().await?;
             // What it was refused for may be a key that was believed to be new.
-            let staged = self.stage_asking(&poll.keys(), poll, &[]).await?;
+            let staged = self.stage_asking(&poll.keys(), poll, &Ahead::default()).await?;
             if let Some(taken) = self.append_staged(poll, &staged).await? {
                 return Ok(taken);
             }
         }
-    }
-
-    /// None where it must be decided anew, and nothing of it stands.
-    async fn append_staged(&self, poll: &Poll, staged: &Staged) -> Result<Option<Taken>, CommandError> {
-        let Some(Appended { last }) = self.append(&staged.unit).await? else {
-            return Ok(None);
-        };
-        self.known_members.keep(staged.unit.clone());
-        self.known_keys.use_all(&poll.keys());
-        for (message, outcome) in poll.messages.iter().zip(&staged.outcomes) {
-            let labels = MessageLabels::of(message, *outcome);
-            self.message_counts.get_or_create(&labels).inc();
-        }
-        let position = match last {
-            Some(last) => last.position,
-            None => self.head().await?,
-        };
-        Ok(Some(Taken {
-            position,
-            ..staged.taken
-        }))
     }
 
     /// Decides a poll, of whose keys only these are looked for in the inbox.
@@ -320,13 +337,16 @@ impl Commands {
         &self,
         asked_for: &[&InboxKey],
         poll: &Poll,
-        behind: &[(&Poll, &Staged)],
+        ahead: &Ahead<'_>,
     ) -> Result<Staged, CommandError> {
         let unit = self.unit(&Actor::Intake);
+        for staged in &ahead.staged {
+            unit.rest_on_unit(&staged.unit);
+        }
         let mut elsewhere = streams(&poll.messages);
         elsewhere.retain(|stream_id| {
-            let mut before = behind.iter();
-            let staged = before.find_map(|(_, staged)| staged.unit.lend_staged::<Member>(stream_id));
+            let mut ahead = ahead.staged.iter();
+            let staged = ahead.find_map(|staged| staged.unit.lend_staged::<Member>(stream_id));
             let is_elsewhere = staged.is_none();
             if let Some((sequence, member)) = staged {
                 unit.rest_on_known(stream_id, sequence, member);
@@ -337,13 +357,8 @@ impl Commands {
         let unknown = self.known_members.lend(&unit, elsewhere);
         unit.preload::<Member>(&unknown).await?;
         let mut used = used_keys(&self.pool, asked_for).await?;
-        let before: HashSet<&InboxKey> = behind.iter().flat_map(|(before, _)| before.keys()).collect();
-        used.extend(
-            poll.keys()
-                .into_iter()
-                .filter(|key| before.contains(key))
-                .cloned(),
-        );
+        let used_ahead = poll.keys().into_iter().filter(|key| ahead.keys.contains(key));
+        used.extend(used_ahead.cloned());
         let (taken, outcomes) = stage(&unit, poll, used).await?;
         if let Some(offset) = &poll.offset {
             unit.move_offset(offset.clone());

@@ -14,7 +14,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 use sqlx::PgPool;
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{RwLock, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -24,7 +24,7 @@ use crate::log::Partition;
 
 /// Between two tries to read the stored offsets.
 const RETRY: Duration = Duration::from_millis(250);
-/// How long a rebalance waits for what is being appended.
+/// How long a rebalance waits for what is under way.
 const APPEND_PATIENCE: Duration = Duration::from_secs(15);
 
 /// The consumer's context: librdkafka tells it of every rebalance, inside `poll`, on the intake's own thread.
@@ -33,8 +33,8 @@ pub(super) struct Assignments {
     pub(super) topic: String,
     pub(super) cluster_id: Mutex<Option<String>>,
     pub(super) current: Mutex<Assignment>,
-    /// Held while something is being appended.
-    pub(super) appending: Arc<tokio::sync::Mutex<()>>,
+    /// Held by all polls that are under way.
+    pub(super) under_way: Arc<RwLock<()>>,
     pub(super) meters: Meters,
     pub(super) state: Arc<watch::Sender<IntakeState>>,
     pub(super) stop: CancellationToken,
@@ -196,12 +196,12 @@ impl Assignments {
         }
     }
 
-    /// Waits for what is being appended to come to its end: whoever reads a partition next, here or on another node, is to find
+    /// Waits for what is under way to come to its end: whoever reads a partition next, here or on another node, is to find
     /// the offset that it has come to, or has all of it refused. But not for ever: then the store refuses one of both.
     fn let_it_stand(&self) {
-        let under_way = async { timeout(APPEND_PATIENCE, self.appending.lock()).await.map(drop) };
+        let under_way = async { timeout(APPEND_PATIENCE, self.under_way.write()).await.map(drop) };
         if self.runtime.block_on(under_way).is_err() {
-            tracing::warn!("a rebalance does not wait any longer for what is being appended");
+            tracing::warn!("a rebalance does not wait any longer for what is under way");
         }
     }
 
@@ -273,14 +273,14 @@ mod tests {
     /// Else whoever is given the partition reads an offset that is about to move, and is refused later. Tried: without
     /// `let_it_stand`.
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_rebalance_waits_for_what_is_being_appended() {
+    async fn a_rebalance_waits_for_what_is_under_way() {
         let stands = Arc::new(AtomicBool::new(false));
         let context = Assignments {
             pool: PgPool::connect_lazy("postgres://nobody@127.0.0.1:1/none").unwrap(),
             topic: "topic".to_owned(),
             cluster_id: Mutex::default(),
             current: Mutex::default(),
-            appending: Arc::default(),
+            under_way: Arc::default(),
             meters: Meters::new(Arc::new(Index::new(Fence::new(BootClock::Machine)))).0,
             state: Arc::new(watch::Sender::new(IntakeState::Connecting)),
             stop: CancellationToken::new(),
@@ -291,7 +291,7 @@ mod tests {
             .set("bootstrap.servers", "127.0.0.1:1")
             .set("group.id", "group");
         let consumer: BaseConsumer<Assignments> = client.create_with_context(context).unwrap();
-        let under_way = Arc::clone(&consumer.context().appending).lock_owned().await;
+        let under_way = Arc::clone(&consumer.context().under_way).read_owned().await;
         let (appended, seen) = (Arc::clone(&stands), Arc::clone(&stands));
         tokio::spawn(async move {
             tokio::time::sleep(Duration::from_millis(200)).await;

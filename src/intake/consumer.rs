@@ -1,46 +1,41 @@
 //! Reads the membership topic, on a thread of its own. Where to read on is in PostgreSQL and moves with the events; the
 //! broker's own offsets are written for lag tools only and never read. The assignment is set once, in the rebalance
-//! callback, from the stored offsets. While a poll is appended the next one is read and decided. One that
-//! can't be appended is tried
-//! again, paused, until it can.
+//! callback, from the stored offsets. While polls are decided and appended the next one is read. One that can't be appended is
+//! tried again, paused, until it can.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use futures_util::future::join_all;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers, Message as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use sqlx::PgPool;
 use thiserror::Error;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::assignments::{Assignment, Assignments};
-use super::member_events::understand;
 use super::meters::Meters;
+use super::polls::Polls;
 use super::state::IntakeState;
-use crate::commands::membership::{Poll, RawMessage, Staged, Taken};
+use super::under_way::{Tried, UnderWay};
+use crate::commands::membership::{Poll, Taken};
 use crate::commands::{CommandError, Commands};
 use crate::joined::joined;
 use crate::log::{OffsetMove, Partition};
 use crate::report::Report;
 
-/// Messages in one poll.
-const MAX_POLL: usize = 2000;
-/// Bytes after which a poll takes no further message: all of it may have to be parked by one statement.
-const MAX_POLL_BYTES: usize = 1024 * 1024;
+/// Polls that are decided or being appended, while one more is read.
+const MAX_UNDER_WAY: usize = 2;
 /// How long the first message of a poll is waited for.
 const WAIT_FOR_FIRST: Duration = Duration::from_millis(100);
-/// The same while another poll is being appended: what became of that is not known before.
-const WAIT_BEHIND_ANOTHER: Duration = Duration::from_millis(5);
+/// The same while others are under way: what became of those is not known before.
+const WAIT_BEHIND_OTHERS: Duration = Duration::from_millis(5);
 /// Between two tries of a poll that can't be appended.
 const RETRY: Duration = Duration::from_millis(250);
 /// One look at the group while the store is away.
@@ -86,32 +81,6 @@ pub struct Watched {
     /// How far behind.
     pub meters: Meters,
 }
-
-/// What was read at once, by partition.
-struct Polls {
-    by_partition: BTreeMap<Partition, Poll>,
-    /// The number of the assignment under which it was read.
-    assignment: u64,
-}
-
-/// What each of some polls comes to, if all before it stands as it was decided.
-type Decided = Arc<Vec<Result<Staged, CommandError>>>;
-
-/// Polls that are being decided, while those before them are appended.
-struct Deciding {
-    polls: Arc<Polls>,
-    decided: JoinHandle<Decided>,
-}
-
-/// Polls that are being appended.
-struct Appending {
-    polls: Arc<Polls>,
-    decided: Decided,
-    tried: JoinHandle<Vec<Tried>>,
-}
-
-/// What became of a poll, and whether it stands as it was decided.
-type Tried = Result<(Taken, bool), CommandError>;
 
 /// The consumer, before it runs.
 pub struct Intake {
@@ -175,7 +144,7 @@ impl Intake {
             topic: config.topic.clone(),
             cluster_id: Mutex::new(config.cluster_id),
             current: Mutex::new(Assignment::default()),
-            appending: Arc::default(),
+            under_way: Arc::default(),
             meters: watched.meters,
             state: Arc::clone(&state),
             stop: stop.clone(),
@@ -215,14 +184,20 @@ impl Intake {
         if !self.join_group() {
             return;
         }
-        let mut appending = None;
+        let mut under_way = VecDeque::new();
         while !self.stop.is_cancelled() {
-            let polled = self.poll(appending.as_ref());
-            let deciding = polled.map(|polls| self.decide(polls, appending.as_ref()));
-            let stands = appending.take().is_none_or(|before| self.finish(before));
-            match deciding {
-                Ok(deciding) => appending = self.append(deciding, stands),
+            match self.poll(&under_way) {
+                Ok(polls) if self.is_to_be_taken(&polls) => {
+                    let polls = self.begin(polls, &under_way);
+                    under_way.push_back(polls);
+                    self.settle(&mut under_way, MAX_UNDER_WAY);
+                }
+                Ok(_) => {
+                    let all_but_one = under_way.len().saturating_sub(1);
+                    self.settle(&mut under_way, all_but_one);
+                }
                 Err(reason) => {
+                    self.settle(&mut under_way, 0);
                     tracing::error!(reason, "the membership intake has stopped");
                     self.state.send_replace(IntakeState::Stopped(reason));
                     self.runtime.block_on(self.stop.cancelled());
@@ -230,9 +205,7 @@ impl Intake {
             }
             self.look_for_brokers();
         }
-        if let Some(last) = appending {
-            self.finish(last);
-        }
+        self.settle(&mut under_way, 0);
         self.consumer.unsubscribe();
     }
 
@@ -258,75 +231,35 @@ impl Intake {
         true
     }
 
-    /// What there is to read, after what is being appended; an error where this consumer is of no use any more.
-    fn poll(&self, behind: Option<&Appending>) -> Result<Polls, String> {
+    /// What there is to read, after what is under way; an error where this consumer is of no use any more.
+    fn poll(&self, ahead: &VecDeque<UnderWay>) -> Result<Polls, String> {
         let context = self.consumer.context();
-        let mut polls = Polls {
-            by_partition: BTreeMap::new(),
-            assignment: context.number(),
+        let mut polls = Polls::under(context.number());
+        let mut wait = if ahead.is_empty() {
+            WAIT_FOR_FIRST
+        } else {
+            WAIT_BEHIND_OTHERS
         };
-        let mut wait = match behind {
-            Some(_) => WAIT_BEHIND_ANOTHER,
-            None => WAIT_FOR_FIRST,
-        };
-        let mut bytes = 0_usize;
-        for _ in 0..MAX_POLL {
+        while !polls.is_full() {
             let polled = self.consumer.poll(wait);
             if context.number() != polls.assignment {
                 // A rebalance: what was read before it is read again, here or by another node.
-                polls.assignment = context.number();
-                polls.by_partition.clear();
+                polls = Polls::under(context.number());
             }
             match polled {
                 None => break,
-                Some(Ok(message)) => {
-                    let behind = behind.filter(|before| before.polls.assignment == polls.assignment);
-                    bytes = bytes.saturating_add(self.add(&mut polls.by_partition, behind, &message));
-                }
+                Some(Ok(message)) => polls.add(context, ahead, &message),
                 Some(Err(error)) => self.judge(&error)?,
-            }
-            if bytes >= MAX_POLL_BYTES {
-                break;
             }
             wait = Duration::ZERO;
         }
         Ok(polls)
     }
 
-    /// Adds a message to its partition's poll; how many bytes it has.
-    fn add(
-        &self,
-        polls: &mut BTreeMap<Partition, Poll>,
-        behind: Option<&Appending>,
-        message: &BorrowedMessage<'_>,
-    ) -> usize {
-        let Some((partition, stored)) = self.consumer.context().place(message.partition()) else {
-            return 0;
-        };
-        // Where it will be stored by then, or else the append is refused.
-        let expected = behind
-            .and_then(|before| before.polls.by_partition.get(&partition)?.offset.as_ref())
-            .map_or(stored, |offset| Some(offset.next_offset));
-        let poll = polls.entry(partition.clone()).or_insert_with(|| Poll {
-            messages: Vec::new(),
-            offset: None,
-        });
-        let at_least = poll.offset.as_ref().map(|offset| offset.next_offset).or(expected);
-        if at_least.is_some_and(|next| message.offset() < next) {
-            // Already in the log, or in this poll.
-            return 0;
-        }
-        let raw = raw_message(message, partition.clone());
-        let bytes = size(&raw);
-        poll.messages.push(understand(raw));
-        // Offsets may have holes (transactions, compaction): the next one is the last one read, plus one.
-        let next_offset = message.offset().saturating_add(1);
-        poll.offset = Some(OffsetMove {
-            partition,
-            expected,
-            next_offset,
-        });
-        bytes
+    /// Not where there is nothing, or it is out of date: also after a stop, for then what is ahead of it may not stand.
+    fn is_to_be_taken(&self, polls: &Polls) -> bool {
+        let is_in_force = polls.assignment == self.consumer.context().number();
+        is_in_force && !polls.by_partition.is_empty() && !self.stop.is_cancelled()
     }
 
     /// Most errors of a poll pass by themselves. An offset out of range stops its partition (librdkafka reads it no
@@ -366,50 +299,29 @@ impl Intake {
         }
     }
 
-    /// Decides what was read, as it will be once what is being appended stands.
-    fn decide(&self, polls: Polls, behind: Option<&Appending>) -> Deciding {
-        let polls = Arc::new(polls);
-        let behind = behind.map(|before| (Arc::clone(&before.polls), Arc::clone(&before.decided)));
-        let (commands, read) = (self.commands.clone(), Arc::clone(&polls));
-        let decided = self
-            .runtime
-            .spawn(async move { decide(&commands, &read, behind.as_ref()).await });
-        Deciding { polls, decided }
+    fn begin(&self, polls: Polls, ahead: &VecDeque<UnderWay>) -> UnderWay {
+        // Free but for others that are under way: a rebalance, which waits for all of them, is of this very thread.
+        let under_way = Arc::clone(&self.consumer.context().under_way).try_read_owned();
+        UnderWay::begin(&self.runtime, &self.commands, polls, ahead, under_way)
     }
 
-    /// All partitions' at once: what one waits for, another is worked on, and one append may take them all. None where there
-    /// is nothing, or it is out of date: also after a stop, for then what was before it may not stand. Where that does not
-    /// stand as it was decided, what was decided behind it is of no use, and is decided anew.
-    fn append(&self, Deciding { polls, decided }: Deciding, stands: bool) -> Option<Appending> {
-        let context = self.consumer.context();
-        let is_out_of_date = polls.assignment != context.number() || self.stop.is_cancelled();
-        if polls.by_partition.is_empty() || is_out_of_date {
-            return None;
+    /// Sees to what has come to its end, and waits for the oldest until no more than `most` are under way. Where something does
+    /// not stand as it was decided, nothing does that was decided behind it: all of it is taken anew, in order, before
+    /// anything else is.
+    fn settle(&self, under_way: &mut VecDeque<UnderWay>, most: usize) {
+        let mut most = most;
+        while under_way.len() > most || under_way.front().is_some_and(UnderWay::has_ended) {
+            let Some(oldest) = under_way.pop_front() else {
+                return;
+            };
+            if !self.finish(oldest) {
+                most = 0;
+            }
         }
-        let decided = joined(self.runtime.block_on(decided))?;
-        let decided = if stands {
-            decided
-        } else {
-            let anew = decide(&self.commands, &polls, None);
-            self.runtime.block_on(anew)
-        };
-        let (commands, taken, as_decided) = (self.commands.clone(), Arc::clone(&polls), Arc::clone(&decided));
-        // Free: whatever was appended before has come to its end.
-        let under_way = Arc::clone(&context.appending).try_lock_owned();
-        let tried = self.runtime.spawn(async move {
-            let _under_way = under_way;
-            let polls = taken.by_partition.values().zip(as_decided.iter());
-            join_all(polls.map(|(poll, decided)| take(&commands, poll, decided))).await
-        });
-        Some(Appending {
-            polls,
-            decided,
-            tried,
-        })
     }
 
     /// Sees to it that all of it stands in the log, or is read again; whether it stands as it was decided.
-    fn finish(&self, Appending { polls, tried, .. }: Appending) -> bool {
+    fn finish(&self, UnderWay { polls, tried, .. }: UnderWay) -> bool {
         let Some(tried) = joined(self.runtime.block_on(tried)) else {
             return false;
         };
@@ -420,26 +332,27 @@ impl Intake {
             if self.consumer.context().number() != polls.assignment {
                 return false;
             }
-            stands &= matches!(tried, Ok((_, true)));
-            self.take(partition, poll, tried.map(|(taken, _)| taken));
+            stands &= matches!(tried, Ok(Some(_)));
+            self.take(partition, poll, tried);
         }
         stands
     }
 
     /// Until it stands in the log, or the partition has to be assigned anew.
-    fn take(&self, partition: &Partition, poll: &Poll, tried: Result<Taken, CommandError>) {
+    fn take(&self, partition: &Partition, poll: &Poll, mut tried: Tried) {
         let Some(offset) = &poll.offset else { return };
-        let mut tried = Some(tried);
+        let take_anew = || self.runtime.block_on(self.commands.take_anew(poll));
         loop {
-            let take = || self.runtime.block_on(self.commands.take_poll(poll));
-            match tried.take().unwrap_or_else(take) {
-                Ok(taken) => {
+            match tried {
+                Ok(Some(taken)) => {
                     self.taken(partition, poll, offset, taken);
                     if *self.state.borrow() == IntakeState::Waiting {
                         self.consumer.context().show();
                     }
                     return;
                 }
+                // Also what the log refuses: taken anew, it is found out what of it.
+                Ok(None) | Err(CommandError::Unfit(_)) => {}
                 Err(CommandError::OffsetFenced) => {
                     tracing::warn!(?partition, "another node has moved this partition's offset");
                     self.rejoin();
@@ -457,6 +370,7 @@ impl Intake {
                     }
                 }
             }
+            tried = take_anew().map(Some);
         }
     }
 
@@ -505,7 +419,7 @@ impl Intake {
             }
             if let Some(Ok(message)) = polled {
                 tracing::warn!(
-                    partition = message.partition(),
+                    partition = rdkafka::Message::partition(&message),
                     "a message has come though paused"
                 );
                 self.rejoin();
@@ -536,61 +450,4 @@ impl Intake {
             }
         });
     }
-}
-
-/// Decides what was read, as it will be once that before it stands.
-async fn decide(commands: &Commands, polls: &Polls, behind: Option<&(Arc<Polls>, Decided)>) -> Decided {
-    let behind: Vec<(&Poll, &Staged)> = behind
-        .iter()
-        .flat_map(|(polls, decided)| polls.by_partition.values().zip(decided.iter()))
-        .filter_map(|(poll, staged)| Some((poll, staged.as_ref().ok()?)))
-        .collect();
-    let polls = polls.by_partition.values();
-    Arc::new(join_all(polls.map(|poll| commands.stage_poll(poll, &behind))).await)
-}
-
-/// Takes a poll as it was decided, if it was.
-async fn take(commands: &Commands, poll: &Poll, decided: &Result<Staged, CommandError>) -> Tried {
-    match decided {
-        Ok(staged) => commands.take_staged(poll, staged).await,
-        Err(_) => Ok((commands.take_poll(poll).await?, false)),
-    }
-}
-
-/// Everything of it that may have to be parked.
-fn size(raw: &RawMessage) -> usize {
-    let headers: usize = raw
-        .headers
-        .iter()
-        .map(|(name, value)| name.len() + value.len())
-        .sum();
-    headers + raw.key.as_ref().map_or(0, Vec::len) + raw.payload.as_ref().map_or(0, Vec::len)
-}
-
-fn raw_message(message: &BorrowedMessage<'_>, partition: Partition) -> RawMessage {
-    RawMessage {
-        partition: Some(partition),
-        offset: Some(message.offset()),
-        sent_at: message.timestamp().to_millis(),
-        key: message.key().map(<[u8]>::to_vec),
-        headers: message.headers().map(headers).unwrap_or_default(),
-        payload: message.payload().map(<[u8]>::to_vec),
-    }
-}
-
-fn headers<H: Headers>(headers: &H) -> Vec<(String, String)> {
-    let header = |index| {
-        // rdkafka panics where a name is not UTF-8; such a header is none that we know.
-        let header = catch_unwind(AssertUnwindSafe(|| headers.get(index)));
-        header.map_or_else(
-            |_| ("\u{fffd}".to_owned(), String::new()),
-            |header| {
-                let value = header
-                    .value
-                    .map(|value| String::from_utf8_lossy(value).replace('\0', "\u{fffd}"));
-                (header.key.to_owned(), value.unwrap_or_default())
-            },
-        )
-    };
-    (0..headers.count()).map(header).collect()
 }

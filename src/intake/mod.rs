@@ -4,7 +4,9 @@ mod assignments;
 mod consumer;
 pub mod member_events;
 mod meters;
+mod polls;
 mod state;
+mod under_way;
 
 pub use consumer::{Intake, IntakeConfig, StartIntakeError, Watched};
 pub use meters::{DecisionTimer, Meters, PartitionLabel};

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::lately_appended::LatelyAppended;
 use super::request::{AppendOutcome, AppendRequest, InboxKey, Partition, Recorded, Stream, UsedKey};
 use crate::database::{STATEMENT_LIMIT, within};
 
@@ -53,6 +54,7 @@ pub struct AppenderTask {
     pool: PgPool,
     queue: mpsc::Receiver<Waiting>,
     head: watch::Sender<i64>,
+    lately: LatelyAppended,
 }
 
 #[derive(Debug)]
@@ -71,7 +73,14 @@ impl Appender {
             queue: sender,
             head: head.clone(),
         };
-        (appender, AppenderTask { pool, queue, head })
+        let lately = LatelyAppended::default();
+        let task = AppenderTask {
+            pool,
+            queue,
+            head,
+            lately,
+        };
+        (appender, task)
     }
 
     /// Appends a request, with whatever else is waiting.
@@ -114,8 +123,8 @@ impl AppenderTask {
         }
     }
 
-    /// Everything that is waiting, but at most one request per stream, name, key and partition; the others are held
-    /// back for the next batch, in their order.
+    /// Everything that is waiting, but at most one request per stream, name, key and partition, and none with one that it
+    /// rests on; the others are held back for the next batch, in their order.
     fn gather(&mut self, held_back: &mut VecDeque<Waiting>) -> Vec<Waiting> {
         while held_back.len() < MAX_BATCH {
             match self.queue.try_recv() {
@@ -137,7 +146,16 @@ impl AppenderTask {
         batch
     }
 
-    async fn append_batch(&self, batch: Vec<Waiting>) {
+    async fn append_batch(&mut self, batch: Vec<Waiting>) {
+        let (batch, in_vain): (Vec<_>, Vec<_>) = batch
+            .into_iter()
+            .partition(|waiting| self.lately.has_all(&waiting.request.rests_on));
+        for Waiting { answer, .. } in in_vain {
+            let _ = answer.send(Ok(AppendOutcome::Conflict));
+        }
+        if batch.is_empty() {
+            return;
+        }
         let (requests, answers): (Vec<_>, Vec<_>) = batch
             .into_iter()
             .map(|waiting| (waiting.request, waiting.answer))
@@ -145,7 +163,7 @@ impl AppenderTask {
         let give_up = Instant::now() + PATIENCE;
         match self.append_patiently(&requests, give_up).await {
             Ok(outcomes) => {
-                self.publish(&outcomes);
+                self.publish(&requests, &outcomes);
                 for (answer, outcome) in answers.into_iter().zip(outcomes) {
                     // Whoever asked may have gone; the event stands all the same.
                     let _ = answer.send(Ok(outcome));
@@ -157,7 +175,10 @@ impl AppenderTask {
                     let outcome = self
                         .append_patiently(std::slice::from_ref(&request), give_up)
                         .await;
-                    self.publish(outcome.as_deref().unwrap_or_default());
+                    self.publish(
+                        std::slice::from_ref(&request),
+                        outcome.as_deref().unwrap_or_default(),
+                    );
                     let first = outcome
                         .and_then(|outcomes| outcomes.first().copied().ok_or(AppendError::Unavailable));
                     let _ = answer.send(first);
@@ -171,7 +192,12 @@ impl AppenderTask {
         }
     }
 
-    fn publish(&self, outcomes: &[AppendOutcome]) {
+    fn publish(&mut self, requests: &[AppendRequest], outcomes: &[AppendOutcome]) {
+        for (request, outcome) in requests.iter().zip(outcomes) {
+            if matches!(outcome, AppendOutcome::Appended { .. }) {
+                self.lately.add(request.command_id);
+            }
+        }
         let last = outcomes.iter().filter_map(|outcome| match outcome {
             AppendOutcome::Appended { last } => last.map(|last| last.position),
             _ => None,
@@ -238,10 +264,11 @@ enum Claim<'a> {
     Inbox(&'a InboxKey),
     Partition(&'a Partition),
     Key(&'a UsedKey),
+    Command(Uuid),
 }
 
-/// How a request uses what it claims. Many may guard one stream; who writes it is alone with it, since the checks see
-/// the streams as they were before the batch.
+/// How a request uses what it claims. Many may guard one stream, or rest on one command; who writes it is alone with it, since
+/// the checks see what was there before the batch.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Using {
     Guard,
@@ -288,7 +315,12 @@ fn claims(request: &AppendRequest) -> Vec<(Claim<'_>, Using)> {
         .chain(partition)
         .chain(key)
         .map(|claim| (claim, Using::Write));
-    streams.chain(exclusive).collect()
+    let rests_on = request
+        .rests_on
+        .iter()
+        .map(|command_id| (Claim::Command(*command_id), Using::Guard));
+    let itself = (Claim::Command(request.command_id), Using::Write);
+    streams.chain(exclusive).chain(rests_on).chain([itself]).collect()
 }
 
 /// A broken connection, a server that starts or stops, a lock that took too long: things that pass.

@@ -39,6 +39,9 @@ pub struct AppendRequest {
     pub profiles: Vec<Profile>,
     /// What its caller named it by.
     pub idempotency: Option<IdempotencyEntry>,
+    /// Commands that were handed to the same appender before this one, as one that was decided on what they would leave: it
+    /// conflicts unless each of them stands.
+    pub rests_on: Vec<Uuid>,
 }
 
 impl AppendRequest {
@@ -253,7 +256,7 @@ pub enum AppendOutcome {
         /// Its last event.
         last: Option<Recorded>,
     },
-    /// A stream that was read has moved on: load and decide again.
+    /// A stream that was read has moved on, or a command that it rests on does not stand: load and decide again.
     Conflict,
     /// An inbox key was used before by another command, and nothing else speaks against it.
     Repeated,

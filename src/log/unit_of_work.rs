@@ -58,6 +58,7 @@ struct Staged {
     parked: Vec<ParkedChange>,
     profiles: BTreeMap<(OrganizationId, MemberId), Profile>,
     idempotency: Option<IdempotencyEntry>,
+    rests_on: Vec<Uuid>,
 }
 
 /// A stream that was read.
@@ -118,6 +119,7 @@ impl UnitOfWork {
             parked: Vec::new(),
             profiles: BTreeMap::new(),
             idempotency: None,
+            rests_on: Vec::new(),
         };
         let reads = Arc::new(PostgresEventRepository::new(pool.clone()));
         Self {
@@ -191,6 +193,12 @@ impl UnitOfWork {
                 staged: sequence,
                 state: State::Folded(Box::new(aggregate)),
             });
+    }
+
+    /// Rests the unit on another, which is on its way to the log: unless that comes to stand, this one conflicts.
+    pub fn rest_on_unit(&self, other: &Self) {
+        let command_id = other.staged().command_id;
+        self.staged().rests_on.push(command_id);
     }
 
     /// What a stream comes to once all this stands, with the sequence of its last event; none where it was not folded. It is
@@ -341,6 +349,7 @@ impl UnitOfWork {
             parked: std::mem::take(&mut staged.parked),
             profiles: std::mem::take(&mut staged.profiles).into_values().collect(),
             idempotency: staged.idempotency.take(),
+            rests_on: std::mem::take(&mut staged.rests_on),
         }
     }
 

@@ -72,6 +72,7 @@ fn request(id: &str, after: i64, events: i64) -> AppendRequest {
         parked: Vec::new(),
         profiles: Vec::new(),
         idempotency: None,
+        rests_on: Vec::new(),
     }
 }
 
@@ -380,6 +381,45 @@ async fn a_guard_never_shares_a_batch_with_a_write_to_its_stream() {
         assert!(matches!(write, AppendOutcome::Appended { .. }));
         assert_eq!(guarded, AppendOutcome::Conflict, "the write came first");
     }
+}
+
+/// Nothing else speaks against the second one; and it waits for the first, in a batch of its own. Tried: all that is waiting in
+/// one batch (the second does not find the first, and is a conflict), and without the look at what it rests on.
+#[tokio::test]
+async fn a_request_stands_only_where_what_it_rests_on_does() {
+    let database = TestDatabase::new().await;
+    let node = Node::on(&database.pool);
+    node.append(request("a", 0, 1)).await;
+    let mut there = 1;
+    for round in 0..10 {
+        let [in_vain, good] = [request("a", 0, 1), request(&format!("first-{round}"), 0, 1)];
+        let resting = |on: &[&AppendRequest], id: &str| AppendRequest {
+            rests_on: on.iter().map(|request| request.command_id).collect(),
+            ..request(&format!("{id}-{round}"), 0, 1)
+        };
+        let [behind_good, behind_both] = [resting(&[&good], "good"), resting(&[&good, &in_vain], "both")];
+        let last = resting(&[&behind_both], "last");
+        // Something in the way, so that all of them wait.
+        let (_, in_vain, good, behind_good, behind_both, last) = tokio::join!(
+            node.append(request(&format!("filler-{round}"), 0, 1)),
+            node.append(in_vain),
+            node.append(good),
+            node.append(behind_good.clone()),
+            node.append(behind_both),
+            node.append(last),
+        );
+        for stands in [good, behind_good] {
+            assert!(matches!(stands, AppendOutcome::Appended { .. }), "{stands:?}");
+        }
+        assert_eq!([in_vain, behind_both, last], [AppendOutcome::Conflict; 3]);
+        there += 3;
+        assert_eq!(log_is_whole(&database.pool).await, there);
+    }
+    let of_another_node = AppendRequest {
+        rests_on: vec![Uuid::new_v4()],
+        ..request("b", 0, 1)
+    };
+    assert_eq!(node.append(of_another_node).await, AppendOutcome::Conflict);
 }
 
 #[tokio::test]
