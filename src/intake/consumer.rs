@@ -34,7 +34,7 @@ use crate::report::Report;
 const MAX_UNDER_WAY: usize = 2;
 /// How long the first message of a poll is waited for.
 const WAIT_FOR_FIRST: Duration = Duration::from_millis(100);
-/// The same while others are under way: what became of those is not known before.
+/// The same while others are under way, which may come to their end meanwhile.
 const WAIT_BEHIND_OTHERS: Duration = Duration::from_millis(5);
 /// Between two tries of a poll that can't be appended.
 const RETRY: Duration = Duration::from_millis(250);
@@ -187,14 +187,12 @@ impl Intake {
         let mut under_way = VecDeque::new();
         while !self.stop.is_cancelled() {
             match self.poll(&under_way) {
-                Ok(polls) if self.is_to_be_taken(&polls) => {
-                    let polls = self.begin(polls, &under_way);
-                    under_way.push_back(polls);
+                Ok(polls) => {
+                    if self.is_to_be_taken(&polls) {
+                        let polls = self.begin(polls, &under_way);
+                        under_way.push_back(polls);
+                    }
                     self.settle(&mut under_way, MAX_UNDER_WAY);
-                }
-                Ok(_) => {
-                    let all_but_one = under_way.len().saturating_sub(1);
-                    self.settle(&mut under_way, all_but_one);
                 }
                 Err(reason) => {
                     self.settle(&mut under_way, 0);
