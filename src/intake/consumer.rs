@@ -30,7 +30,7 @@ use crate::joined::joined;
 use crate::log::{OffsetMove, Partition};
 use crate::report::Report;
 
-/// Polls that are decided or being appended, while one more is read.
+/// Polls that are decided or being appended while one more is read.
 const MAX_UNDER_WAY: usize = 2;
 /// How long the first message of a poll is waited for.
 const WAIT_FOR_FIRST: Duration = Duration::from_millis(100);
@@ -247,7 +247,10 @@ impl Intake {
             match polled {
                 None => break,
                 Some(Ok(message)) => polls.add(context, ahead, &message),
-                Some(Err(error)) => self.judge(&error)?,
+                Some(Err(error)) => {
+                    self.judge(&error)?;
+                    break;
+                }
             }
             wait = Duration::ZERO;
         }
@@ -299,8 +302,10 @@ impl Intake {
 
     fn begin(&self, polls: Polls, ahead: &VecDeque<UnderWay>) -> UnderWay {
         // Free but for others that are under way: a rebalance, which waits for all of them, is of this very thread.
-        let under_way = Arc::clone(&self.consumer.context().under_way).try_read_owned();
-        UnderWay::begin(&self.runtime, &self.commands, polls, ahead, under_way)
+        let no_rebalance = Arc::clone(&self.consumer.context().under_way)
+            .try_read_owned()
+            .ok();
+        UnderWay::begin(&self.runtime, &self.commands, polls, ahead, no_rebalance)
     }
 
     /// Sees to what has come to its end, and waits for the oldest until no more than `most` are under way. Where something does
@@ -337,20 +342,26 @@ impl Intake {
     }
 
     /// Until it stands in the log, or the partition has to be assigned anew.
-    fn take(&self, partition: &Partition, poll: &Poll, mut tried: Tried) {
+    fn take(&self, partition: &Partition, poll: &Poll, tried: Tried) {
         let Some(offset) = &poll.offset else { return };
         let take_anew = || self.runtime.block_on(self.commands.take_anew(poll));
+        let mut tried = match tried {
+            // After a stop what was ahead of it may not have been taken: it is read again.
+            Ok(None) | Err(CommandError::Unfit(_)) if self.stop.is_cancelled() => return,
+            // Also what the log refuses: taken anew, it is found out what of it.
+            Ok(None) | Err(CommandError::Unfit(_)) => take_anew(),
+            Ok(Some(taken)) => Ok(taken),
+            Err(error) => Err(error),
+        };
         loop {
             match tried {
-                Ok(Some(taken)) => {
+                Ok(taken) => {
                     self.taken(partition, poll, offset, taken);
                     if *self.state.borrow() == IntakeState::Waiting {
                         self.consumer.context().show();
                     }
                     return;
                 }
-                // Also what the log refuses: taken anew, it is found out what of it.
-                Ok(None) | Err(CommandError::Unfit(_)) => {}
                 Err(CommandError::OffsetFenced) => {
                     tracing::warn!(?partition, "another node has moved this partition's offset");
                     self.rejoin();
@@ -368,7 +379,7 @@ impl Intake {
                     }
                 }
             }
-            tried = take_anew().map(Some);
+            tried = take_anew();
         }
     }
 

@@ -41,7 +41,8 @@ impl Polls {
         self.messages >= MAX_MESSAGES || self.bytes >= MAX_BYTES
     }
 
-    /// Adds a message to its partition's poll, unless it is in there, in the log, or in what is on its way there.
+    /// Adds a message to its partition's poll, unless it is in there, in the log, or in what is on its way there, or the
+    /// partition is not this node's.
     pub(super) fn add(
         &mut self,
         assignments: &Assignments,

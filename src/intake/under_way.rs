@@ -7,12 +7,13 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use futures_util::future::{Shared, join, join_all, try_join_all};
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedRwLockReadGuard, oneshot};
 use tokio::task::JoinHandle;
 
 use super::polls::Polls;
 use crate::commands::membership::{Ahead, Staged, Taken};
 use crate::commands::{CommandError, Commands};
+use crate::report::Report;
 
 /// What became of a poll; none where it does not stand, for it could not be decided, or came out otherwise.
 pub(super) type Tried = Result<Option<Taken>, CommandError>;
@@ -28,14 +29,14 @@ pub(super) struct UnderWay {
 }
 
 impl UnderWay {
-    /// Decides it behind what is ahead of it under the same assignment, and appends it; holds on to the last thing until then.
+    /// Decides it behind what is ahead of it under the same assignment, and appends it; until then a rebalance waits.
     /// All partitions' at once: what one waits for, another is worked on, and one append may take them all.
     pub(super) fn begin(
         runtime: &Handle,
         commands: &Commands,
         polls: Polls,
         ahead: &VecDeque<Self>,
-        until_then: impl Send + 'static,
+        no_rebalance: Option<OwnedRwLockReadGuard<()>>,
     ) -> Self {
         let polls = Arc::new(polls);
         let ahead = ahead.iter().filter(|it| it.polls.assignment == polls.assignment);
@@ -44,10 +45,10 @@ impl UnderWay {
         let (tell, told) = oneshot::channel();
         let (commands, read) = (commands.clone(), Arc::clone(&polls));
         let tried = runtime.spawn(async move {
-            let _until_then = until_then;
+            let _no_rebalance = no_rebalance;
             let decided = decide(&commands, &read, ahead).await;
             let appended = append(&commands, &read, decided.clone());
-            // Second: by then it waits in the appender's queue, and nothing behind it comes in before it.
+            // Second: by then it nearly always waits in the appender's queue. What comes in before it would be in vain.
             let (tried, _) = join(appended, async { tell.send(decided) }).await;
             tried
         });
@@ -78,7 +79,10 @@ async fn decide(
     let ahead = Ahead::of(ahead);
     let polls = polls.by_partition.values();
     let staged = try_join_all(polls.map(|poll| commands.stage_poll(poll, &ahead))).await;
-    // An error that does not pass is met again when it is decided anew.
+    if let Err(error) = &staged {
+        // One that does not pass is met again when it is decided anew.
+        tracing::debug!(error = %Report(error), "a poll could not be decided ahead");
+    }
     staged.ok().map(Arc::new)
 }
 

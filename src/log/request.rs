@@ -39,8 +39,8 @@ pub struct AppendRequest {
     pub profiles: Vec<Profile>,
     /// What its caller named it by.
     pub idempotency: Option<IdempotencyEntry>,
-    /// Commands that were handed to the same appender before this one, as one that was decided on what they would leave: it
-    /// conflicts unless each of them stands.
+    /// Commands that were handed to the same appender before this one, which was decided on what they would leave: it conflicts
+    /// unless each of them stands.
     pub rests_on: Vec<Uuid>,
 }
 

@@ -6,7 +6,6 @@ use featbit_tokens::commands::membership::{Poll, RawMessage};
 use featbit_tokens::intake::IntakeState;
 use featbit_tokens::intake::member_events::understand;
 use featbit_tokens::log::{OffsetMove, Partition};
-use serde_json::Value;
 use sqlx::PgPool;
 
 use super::broker::{
@@ -23,6 +22,7 @@ on_each_broker! {
     an_offset_out_of_range_stops_its_partition_and_is_never_reset,
     a_killed_nodes_partitions_are_taken_over,
     what_was_read_before_a_rebalance_is_not_taken_twice_after_the_store_was_away,
+    a_log_that_refuses_everything_is_waited_for,
     polls_that_are_decided_ahead_go_on_from_each_other,
     a_poll_that_was_decided_behind_one_that_turns_out_otherwise_is_decided_anew,
 }
@@ -268,6 +268,31 @@ async fn what_was_read_before_a_rebalance_is_not_taken_twice_after_the_store_was
     broker.everything_was_consumed(&database.pool).await;
     is_reading(&app).await;
     becomes_ready(&app).await;
+    app.stop().await;
+}
+
+/// As where another version's migration has taken the function away. Tried: a poll that is refused when taken anew too, taken
+/// anew at once (it goes on without a pause, and says that it reads).
+async fn a_log_that_refuses_everything_is_waited_for(broker: Broker) {
+    let app = broker.node().await;
+    let pool = &app.database.pool;
+    let somebody = Somebody::new();
+    broker.send(&[Sent::structured(&somebody.added(1)).to(0)]);
+    consumed(&app, 1).await;
+    is_reading(&app).await;
+    sqlx::query("alter function append_to_log rename to append_elsewhere")
+        .execute(pool)
+        .await
+        .unwrap();
+    broker.send(&[Sent::structured(&somebody.granted(2, "a")).to(0)]);
+    intake_is(&app, "the log is missed", |state| *state == IntakeState::Waiting).await;
+    sqlx::query("alter function append_elsewhere rename to append_to_log")
+        .execute(pool)
+        .await
+        .unwrap();
+    consumed(&app, 2).await;
+    assert_eq!(somebody.heard(pool).await, [1, 2]);
+    is_reading(&app).await;
     app.stop().await;
 }
 
