@@ -3,7 +3,7 @@
 //!
 //! Floors, from the ground; a file imports only from floors below its own:
 //!
-//! 1. the crates `domain` and `projections`; [`report`], [`clock`], [`database`], `joined`
+//! 1. the crates `domain` and `projections`; [`report`], [`clock`], [`database`], `joined`, `lately`
 //! 2. [`audit`] (the log as evidence), [`log`] (the write side), [`follow`] (who is woken by it), [`schema`],
 //!    [`retention`]
 //! 3. [`commands`] (the only writer), [`authorization`] (decisions from memory)
@@ -24,6 +24,7 @@ pub mod follow;
 pub mod http;
 pub mod intake;
 mod joined;
+mod lately;
 pub mod log;
 pub mod metrics;
 pub mod operator;

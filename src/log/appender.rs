@@ -17,14 +17,16 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::lately_appended::LatelyAppended;
 use super::request::{AppendOutcome, AppendRequest, InboxKey, Partition, Recorded, Stream, UsedKey};
 use crate::database::{STATEMENT_LIMIT, within};
+use crate::lately::Lately;
 
 /// Requests in one batch.
 const MAX_BATCH: usize = 256;
 /// Requests waiting for a batch; more wait outside.
 const QUEUE: usize = 1024;
+/// Commands of one generation that are known to stand: who rests on one is handed in while that is on its way, or soon after.
+const MAX_APPENDED: usize = 4096;
 /// How long a batch is tried while the database is out of reach.
 const PATIENCE: Duration = Duration::from_secs(8);
 /// Between two tries.
@@ -54,7 +56,8 @@ pub struct AppenderTask {
     pool: PgPool,
     queue: mpsc::Receiver<Waiting>,
     head: watch::Sender<i64>,
-    lately: LatelyAppended,
+    /// Commands that stand in the log. Who rests on one that is not among them conflicts, and is decided again.
+    appended: Lately<Uuid>,
 }
 
 #[derive(Debug)]
@@ -73,12 +76,12 @@ impl Appender {
             queue: sender,
             head: head.clone(),
         };
-        let lately = LatelyAppended::default();
+        let appended = Lately::in_generations_of(MAX_APPENDED);
         let task = AppenderTask {
             pool,
             queue,
             head,
-            lately,
+            appended,
         };
         (appender, task)
     }
@@ -149,7 +152,7 @@ impl AppenderTask {
     async fn append_batch(&mut self, batch: Vec<Waiting>) {
         let (batch, in_vain): (Vec<_>, Vec<_>) = batch
             .into_iter()
-            .partition(|waiting| self.lately.has_all(&waiting.request.rests_on));
+            .partition(|waiting| waiting.request.rests_on.iter().all(|it| self.appended.has(it)));
         for Waiting { answer, .. } in in_vain {
             let _ = answer.send(Ok(AppendOutcome::Conflict));
         }
@@ -195,7 +198,7 @@ impl AppenderTask {
     fn publish(&mut self, requests: &[AppendRequest], outcomes: &[AppendOutcome]) {
         for (request, outcome) in requests.iter().zip(outcomes) {
             if matches!(outcome, AppendOutcome::Appended { .. }) {
-                self.lately.add(request.command_id);
+                self.appended.add(request.command_id);
             }
         }
         let last = outcomes.iter().filter_map(|outcome| match outcome {

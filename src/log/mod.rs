@@ -2,7 +2,6 @@
 //! whatever is waiting into the log with one statement. Nothing else writes events.
 
 mod appender;
-mod lately_appended;
 mod request;
 mod text;
 mod unit_of_work;
