@@ -59,7 +59,7 @@ impl Secret {
         // The capacity is exact: a string that grew would leave a copy behind that nobody wipes.
         let mut text = Zeroizing::new(String::with_capacity(SECRET_CHARACTERS));
         text.push_str(kind.prefix());
-        let mut number = random.into();
+        let mut number = base_2_to_32(&random.into());
         let mut hasher = crc32fast::Hasher::new();
         for _ in 0..RANDOM_DIGITS {
             let digit = base62_digit(divide_by_62(&mut number));
@@ -229,15 +229,27 @@ fn is_older_form(text: &str) -> bool {
             .all(|character| character.is_ascii_alphanumeric() || matches!(character, b'_' | b'-'))
 }
 
-/// Divides a big-endian number by 62 in place and gives the remainder, 0..=61.
-fn divide_by_62(number: &mut [u8; 32]) -> u8 {
-    let mut remainder = 0_u8;
-    for byte in number {
-        let dividend = u16::from_be_bytes([remainder, *byte]);
-        // The remainder is below 62, so the quotient is below 256 and its high byte is 0.
-        [_, *byte] = (dividend / 62).to_be_bytes();
-        [_, remainder] = (dividend % 62).to_be_bytes();
+/// A number of 32 big-endian bytes in base 2^32, highest first: to divide it digit by digit takes four times as long.
+fn base_2_to_32(bytes: &[u8; 32]) -> Zeroizing<[u32; 8]> {
+    let mut limbs = Zeroizing::new([0; 8]);
+    let (chunks, _) = bytes.as_chunks();
+    for (limb, chunk) in limbs.iter_mut().zip(chunks) {
+        *limb = u32::from_be_bytes(*chunk);
     }
+    limbs
+}
+
+/// Divides a number in base 2^32 by 62 in place and gives the remainder, 0..=61.
+fn divide_by_62(number: &mut [u32; 8]) -> u8 {
+    let mut remainder = 0;
+    for limb in number {
+        let dividend = (remainder << 32) | u64::from(*limb);
+        // The remainder is below 62, so the quotient is below 2^32 and its high half is 0.
+        let [.., a, b, c, d] = (dividend / 62).to_be_bytes();
+        *limb = u32::from_be_bytes([a, b, c, d]);
+        remainder = dividend % 62;
+    }
+    let [.., remainder] = remainder.to_be_bytes();
     remainder
 }
 

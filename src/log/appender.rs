@@ -347,7 +347,8 @@ async fn append_to_log(pool: &PgPool, requests: &[AppendRequest]) -> Result<Vec<
     let columns = Columns::of(requests);
     let rows = sqlx::query(
         "select outcome, last_position, recorded_at from append_to_log(
-            $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24)
+            $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, '[]',
+            $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29)
          order by request",
     )
     .bind(columns.command_ids)
@@ -367,13 +368,18 @@ async fn append_to_log(pool: &PgPool, requests: &[AppendRequest]) -> Result<Vec<
     .bind(columns.inbox_requests)
     .bind(columns.inbox_sources)
     .bind(columns.inbox_keys)
-    .bind(Value::Array(columns.names))
     .bind(Value::Array(columns.offsets))
     .bind(Value::Array(columns.parked))
     .bind(Value::Array(columns.profiles))
     .bind(Value::Array(columns.idempotency))
     .bind(columns.event_contents)
     .bind(columns.stream_writes)
+    .bind(columns.name_requests)
+    .bind(columns.name_reserves)
+    .bind(columns.name_organizations)
+    .bind(columns.name_keys)
+    .bind(columns.name_tokens)
+    .bind(columns.name_at_most)
     .fetch_all(pool)
     .await?;
     rows.iter().map(outcome).collect()
@@ -421,7 +427,12 @@ struct Columns<'a> {
     inbox_requests: Vec<i32>,
     inbox_sources: Vec<&'a str>,
     inbox_keys: Vec<&'a str>,
-    names: Vec<Value>,
+    name_requests: Vec<i32>,
+    name_reserves: Vec<bool>,
+    name_organizations: Vec<Uuid>,
+    name_keys: Vec<&'a str>,
+    name_tokens: Vec<Uuid>,
+    name_at_most: Vec<Option<i64>>,
     offsets: Vec<Value>,
     parked: Vec<Value>,
     profiles: Vec<Value>,
@@ -464,8 +475,14 @@ impl<'a> Columns<'a> {
             self.inbox_sources.push(&key.source);
             self.inbox_keys.push(&key.key);
         }
-        self.names
-            .extend(request.names.iter().map(|name| side_row(number, name)));
+        for name in &request.names {
+            self.name_requests.push(number);
+            self.name_reserves.push(name.reserve);
+            self.name_organizations.push(name.organization_id.as_uuid());
+            self.name_keys.push(&name.name_key);
+            self.name_tokens.push(name.token_id.as_uuid());
+            self.name_at_most.push(name.at_most.map(i64::from));
+        }
         self.offsets
             .extend(request.offset.iter().map(|offset| side_row(number, offset)));
         self.parked

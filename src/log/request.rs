@@ -106,7 +106,7 @@ pub struct InboxKey {
 }
 
 /// A token's name, taken or freed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NameChange {
     /// Taken, or else freed.
     pub reserve: bool,

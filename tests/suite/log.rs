@@ -433,6 +433,20 @@ async fn a_command_resubmitted_stands_once_and_answers_as_before() {
     assert_eq!(log_is_whole(&database.pool).await, 3);
 }
 
+/// Tried: commands looked for only where nothing is believed (the guard that has moved on makes it a conflict).
+#[tokio::test]
+async fn a_command_resubmitted_stands_also_where_what_it_rested_on_has_moved_on() {
+    let database = TestDatabase::new().await;
+    let node = Node::on(&database.pool);
+    node.append(request("guard", 0, 1)).await;
+    let mut command = request("a", 0, 1);
+    command.streams.push((stream("guard"), 1));
+    assert_eq!(node.append(command.clone()).await, appended(2));
+    node.append(request("guard", 1, 1)).await;
+    assert_eq!(node.append(command).await, appended(2));
+    assert_eq!(log_is_whole(&database.pool).await, 3);
+}
+
 #[tokio::test]
 async fn a_key_is_used_once_and_nothing_of_a_repetition_stands() {
     let database = TestDatabase::new().await;
@@ -519,6 +533,39 @@ async fn a_name_is_one_tokens_until_it_is_freed() {
     assert_eq!(node.append(named("d", two, true)).await, AppendOutcome::NameTaken);
     assert_eq!(node.append(named("e", one, false)).await, appended(3));
     assert_eq!(node.append(named("f", two, true)).await, appended(4));
+    // Tried: taken once more by whose it is (the database refuses it), and counted once more.
+    assert_eq!(node.append(named("g", two, true)).await, appended(5));
+    let tokens: i64 = sqlx::query_scalar("select tokens from organization_tokens")
+        .fetch_one(&database.pool)
+        .await
+        .unwrap();
+    assert_eq!(tokens, 1);
+}
+
+/// Before the schema was brought up to date a node had begun, and it goes on. Tried: names as jsonb passed over.
+#[tokio::test]
+async fn names_are_taken_from_a_node_of_before_too() {
+    let database = TestDatabase::new().await;
+    let append = async |token: u128, reserve: bool| -> String {
+        let name = json!({
+            "request": 1, "reserve": reserve, "organization_id": Uuid::nil(), "name_key": "ci",
+            "token_id": Uuid::from_u128(token), "at_most": null,
+        });
+        sqlx::query_scalar(
+            "select outcome from append_to_log(
+                $1, '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}',
+                $2, '[]', '[]', '[]', '[]', '{}', '{}')",
+        )
+        .bind([Uuid::new_v4()])
+        .bind(json!([name]))
+        .fetch_one(&database.pool)
+        .await
+        .unwrap()
+    };
+    assert_eq!(append(1, true).await, "appended");
+    assert_eq!(append(2, true).await, "name_taken");
+    assert_eq!(append(1, false).await, "appended");
+    assert_eq!(append(2, true).await, "appended");
 }
 
 /// Also where it was appended by an answer that was lost. Tried: without the answer for a duplicate in append_to_log.
