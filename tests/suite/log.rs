@@ -626,7 +626,8 @@ async fn an_idempotency_key_stands_for_one_command_until_it_is_30_days_old() {
     assert_eq!(log_is_whole(&database.pool).await, 3);
 }
 
-/// Tried: without the others of the batch counted (all ten were appended).
+/// Tried: without the others of the batch counted (all ten were appended), and without the look at what the numbers have come
+/// to where they were believed to be far from it.
 #[tokio::test]
 async fn an_organization_is_never_given_more_tokens_than_it_may_have_not_even_within_a_batch() {
     let database = TestDatabase::new().await;
