@@ -1,6 +1,6 @@
--- An append that believes more: that names are free, that no organization comes near its limit, and that no command comes
--- twice. As with keys and streams, the indexes that are written anyway find out, and only then it is looked for. What is
--- believed of names comes as arrays: read as jsonb it was the dearest part of an append.
+-- An append that believes more: that names are free, that no organization is taken over its limit, and that no command comes
+-- twice. Of names and commands the indexes find out that are written anyway, of limits the numbers that are counted up anyway;
+-- only then it is looked for. What is asked of names comes as arrays: read as jsonb it was the dearest part of an append.
 
 drop function append_to_log;
 
@@ -14,7 +14,7 @@ drop function append_to_log;
 --   conflict    a stream it read has moved on, or what it says of parked messages is not so
 --   name_taken  a name it reserves belongs to another token
 --   full        the organization has as many tokens as it may have; where that is so only with others of this batch, it is a
---               conflict, for they may yet come to nothing
+--               conflict, for they may yet come to nothing. Where others of the batch give up a token, there may be room.
 create function append_to_log(
     command_ids      uuid[],
     stream_requests  int[], stream_types text[], stream_ids text[], stream_sequences bigint[],
@@ -163,7 +163,8 @@ begin
                 end loop;
             end if;
 
-            -- What stands already may have been overtaken since, by itself or by others.
+            -- A command that stands may look refused by now, because it or others have moved on since. One that does not is found
+            -- by its key in the inbox.
             if is_careful or 'appended' <> any (outcomes) then
                 for found in
                     select ids.request, before.first_position, before.last_position
@@ -257,7 +258,7 @@ begin
                     from unnest(name_requests, name_reserves, name_organizations, name_keys, name_tokens)
                         as wanted (request, reserve, organization_id, name_key, token_id)
                     where outcomes[wanted.request] = 'appended' and wanted.reserve
-                      -- what the token has already
+                      -- What the token has already; where it is believed to have none, the index objects.
                       and not (is_careful and coalesce((
                         select true from access_token_names n
                         where n.organization_id = wanted.organization_id and n.name_key = wanted.name_key), false))
@@ -268,6 +269,7 @@ begin
                     on conflict (organization_id) do update set tokens = o.tokens + excluded.tokens
                     returning o.tokens
                 )
+                -- Coarse, the greatest number and the least limit: where that objects, each is looked at.
                 select max(c.tokens) into most_tokens from counted c;
                 if not is_careful and most_tokens > (select min(m) from unnest(name_at_most) m) then
                     raise unique_violation;

@@ -229,7 +229,7 @@ fn is_older_form(text: &str) -> bool {
             .all(|character| character.is_ascii_alphanumeric() || matches!(character, b'_' | b'-'))
 }
 
-/// A number of 32 big-endian bytes in base 2^32, highest first: to divide it digit by digit takes four times as long.
+/// A number of 32 big-endian bytes in base 2^32, highest first: to divide it byte by byte takes four times as long.
 fn base_2_to_32(bytes: &[u8; 32]) -> Zeroizing<[u32; 8]> {
     let mut limbs = Zeroizing::new([0; 8]);
     let (chunks, _) = bytes.as_chunks();
