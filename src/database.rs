@@ -3,10 +3,11 @@
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{Connection, PgConnection, PgPool};
+use sqlx::{Connection, PgConnection, PgPool, Postgres};
 
 use crate::clock::BootClock;
 
@@ -107,6 +108,43 @@ async fn commit_for_good(connection: &mut PgConnection) -> Result<(), sqlx::Erro
     .execute(connection)
     .await?;
     Ok(())
+}
+
+/// The connection of a task that works with the database all the time. A pool hands its connections out by turns, and behind
+/// each is a process of PostgreSQL's that has its plans and catalogs to itself: by the time it is its turn again, another has
+/// had the processor's caches. Appends took half as long again.
+#[derive(Debug)]
+pub(crate) struct OwnConnection {
+    pool: PgPool,
+    kept: Option<(PoolConnection<Postgres>, Instant)>,
+}
+
+impl OwnConnection {
+    /// One of this pool's, once it is needed.
+    pub(crate) fn of(pool: PgPool) -> Self {
+        Self { pool, kept: None }
+    }
+
+    /// The connection, tested as the pool would have. Whoever it has served hands it back with [`Self::keep`]; otherwise
+    /// the pool has it back, and sees what is wrong with it.
+    pub(crate) async fn take(&mut self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
+        if let Some((mut connection, used)) = self.kept.take() {
+            if used.elapsed() <= UNTESTED_FOR && !is_doubted() {
+                return Ok(connection);
+            }
+            match test(&mut connection).await {
+                Ok(()) => return Ok(connection),
+                // Closed: the pool would wait for it for as long as the network lets it.
+                Err(_) => drop(connection.detach()),
+            }
+        }
+        self.pool.acquire().await
+    }
+
+    /// Keeps it for the next time.
+    pub(crate) fn keep(&mut self, connection: PoolConnection<Postgres>) {
+        self.kept = Some((connection, Instant::now()));
+    }
 }
 
 /// Work with the database that takes no longer than this, or is given up. The database may have done it.

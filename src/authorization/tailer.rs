@@ -23,7 +23,7 @@ use super::contents::Contents;
 use super::leases::{self, Head, Lease};
 use super::starting::{self, Start};
 use crate::clock::{Clock, Measured};
-use crate::database::within;
+use crate::database::{OwnConnection, within};
 use crate::follow::{Calls, Follower, Said};
 use crate::report::Report;
 
@@ -42,6 +42,7 @@ const RENEWALS: u32 = 4;
 #[derive(Debug)]
 pub struct Tailer {
     pool: PgPool,
+    connection: OwnConnection,
     index: Arc<Index>,
     /// What was read last, for all who follow the log.
     tail: Tail,
@@ -108,6 +109,7 @@ impl Tailer {
         max_staleness: Duration,
     ) -> Self {
         Self {
+            connection: OwnConnection::of(pool.clone()),
             pool,
             index,
             tail: Tail::default(),
@@ -209,10 +211,9 @@ impl Tailer {
     /// # Errors
     /// [`StepError`]; the node goes on deciding for as long as its last lease carries it, but for another log or time.
     pub async fn step(&mut self, called_for: i64) -> Result<Read, StepError> {
-        let page = {
-            let mut connection = self.pool.acquire().await?;
-            Arc::new(read_after(&mut connection, self.index.position(), BATCH).await?)
-        };
+        let mut connection = self.connection.take().await?;
+        let page = Arc::new(read_after(&mut connection, self.index.position(), BATCH).await?);
+        self.connection.keep(connection);
         if let Some(hash) = &page.last_hash {
             // Before anything of it is applied: another log may have grown past where this node stands.
             if page.hash_before != self.hash {
@@ -241,7 +242,7 @@ impl Tailer {
     async fn renew(&mut self) -> Result<(), StepError> {
         let boot = self.clock.boot().clone();
         let begun = boot.since_boot();
-        let mut connection = self.pool.acquire().await?;
+        let mut connection = self.connection.take().await?;
         let applied = self.index.position();
         self.beat = self.beat.saturating_add(1);
         let lease = Lease {
@@ -253,6 +254,7 @@ impl Tailer {
         let is_renewed = leases::renew(&mut connection, &lease, self.hash.as_deref()).await?;
         let asked = boot.since_boot();
         let head = leases::head(&mut connection, applied).await?;
+        self.connection.keep(connection);
         if !self.is_same_log(&head, applied) {
             return Err(self.start_over());
         }
@@ -323,8 +325,8 @@ impl Tailer {
         StepError::AnotherLog { position }
     }
 
-    async fn give_up(&self) -> Result<(), sqlx::Error> {
-        let mut connection = self.pool.acquire().await?;
+    async fn give_up(&mut self) -> Result<(), sqlx::Error> {
+        let mut connection = self.connection.take().await?;
         leases::give_up(&mut connection, self.node_id).await
     }
 }

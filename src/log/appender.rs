@@ -8,9 +8,8 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use domain::ids::OrganizationId;
 use serde_json::{Value, json};
-use sqlx::PgPool;
-use sqlx::Row;
 use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, PgPool, Row};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -18,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::request::{AppendOutcome, AppendRequest, InboxKey, Partition, Recorded, Stream, UsedKey};
-use crate::database::{STATEMENT_LIMIT, within};
+use crate::database::{OwnConnection, STATEMENT_LIMIT, within};
 use crate::lately::Lately;
 
 /// Requests in one batch.
@@ -53,7 +52,7 @@ pub struct Appender {
 /// The other end: run it once.
 #[derive(Debug)]
 pub struct AppenderTask {
-    pool: PgPool,
+    connection: OwnConnection,
     queue: mpsc::Receiver<Waiting>,
     head: watch::Sender<i64>,
     /// Commands that stand in the log. Who rests on one that is not among them conflicts, and is decided again.
@@ -78,7 +77,7 @@ impl Appender {
         };
         let appended = Lately::in_generations_of(MAX_APPENDED);
         let task = AppenderTask {
-            pool,
+            connection: OwnConnection::of(pool),
             queue,
             head,
             appended,
@@ -214,15 +213,22 @@ impl AppenderTask {
         }
     }
 
+    async fn append(&mut self, requests: &[AppendRequest]) -> Result<Vec<AppendOutcome>, sqlx::Error> {
+        let mut connection = self.connection.take().await?;
+        let outcomes = append_to_log(&mut connection, requests).await?;
+        self.connection.keep(connection);
+        Ok(outcomes)
+    }
+
     /// Resubmits while the database is out of reach: what did commit before the connection broke comes back as a
     /// duplicate of the same command, with its positions.
     async fn append_patiently(
-        &self,
+        &mut self,
         requests: &[AppendRequest],
         give_up: Instant,
     ) -> Result<Vec<AppendOutcome>, AppendError> {
         loop {
-            match within(STATEMENT_LIMIT, append_to_log(&self.pool, requests)).await {
+            match within(STATEMENT_LIMIT, self.append(requests)).await {
                 Ok(outcomes) => return Ok(outcomes),
                 Err(error) if !may_pass(&error) => return Err(AppendError::Refused(Arc::new(error))),
                 Err(error) if Instant::now() >= give_up => {
@@ -343,7 +349,10 @@ fn may_pass(error: &sqlx::Error) -> bool {
     }
 }
 
-async fn append_to_log(pool: &PgPool, requests: &[AppendRequest]) -> Result<Vec<AppendOutcome>, sqlx::Error> {
+async fn append_to_log(
+    connection: &mut PgConnection,
+    requests: &[AppendRequest],
+) -> Result<Vec<AppendOutcome>, sqlx::Error> {
     let columns = Columns::of(requests);
     let rows = sqlx::query(
         "select outcome, last_position, recorded_at from append_to_log(
@@ -380,7 +389,7 @@ async fn append_to_log(pool: &PgPool, requests: &[AppendRequest]) -> Result<Vec<
     .bind(columns.name_keys)
     .bind(columns.name_tokens)
     .bind(columns.name_at_most)
-    .fetch_all(pool)
+    .fetch_all(connection)
     .await?;
     rows.iter().map(outcome).collect()
 }
