@@ -106,7 +106,7 @@ impl App {
 
         let tasks = Tasks::default();
         let clock = Clock::default();
-        let (appender, appender_task) = Appender::new(log_pool.clone());
+        let (appender, mut appender_task) = Appender::new(log_pool.clone());
         let news = News::new(log_pool.clone(), appender.head());
         let commands = Commands::new(pool.clone(), appender.clone(), clock.clone(), config.max_tokens);
         let index = Arc::new(Index::new(Fence::new(clock.boot().clone())));
@@ -118,7 +118,8 @@ impl App {
             clock.clone(),
             node_id,
             config.max_staleness,
-        );
+        )
+        .handed(appender_task.written());
         let tail = tailer.tail();
         tasks.spawn("index", |stop| {
             tailer.run(news.follower(), news.calls(), news.said(), stop)

@@ -330,41 +330,92 @@ pub async fn last_position(
     .await
 }
 
+/// An event as it is stored, but for its metadata.
+#[derive(Clone, Copy, Debug)]
+pub struct StoredEvent<'e> {
+    /// Its place in the whole log, from 1.
+    pub position: i64,
+    /// When it was appended, by the database's clock.
+    pub recorded_at: DateTime<Utc>,
+    /// In which organization.
+    pub organization_id: OrganizationId,
+    /// Of which kind of stream.
+    pub aggregate_type: &'e str,
+    /// Its stream's id.
+    pub aggregate_id: &'e str,
+    /// Its place in its stream, from 1.
+    pub sequence: i64,
+    /// As `access_token.created`.
+    pub event_type: &'e str,
+    /// Of its shape.
+    pub event_version: &'e str,
+    /// JSON.
+    pub payload: &'e str,
+}
+
+impl StoredEvent<'_> {
+    /// What it says; its metadata is null.
+    ///
+    /// # Errors
+    /// [`ReadLogError::Unreadable`]
+    pub fn read(self) -> Result<RecordedEvent, ReadLogError> {
+        // Straight from the text: every node reads every event, and a `Value` in between costs as much again.
+        let fact = if self.aggregate_type == Kind::AccessToken.name() {
+            self.payload().map(Fact::AccessToken)
+        } else if self.aggregate_type == Kind::Member.name() {
+            self.payload().map(Fact::Member)
+        } else if self.aggregate_type == Kind::Organization.name() {
+            self.payload().map(Fact::Organization)
+        } else {
+            Err("no such aggregate".to_owned())
+        };
+        let fact = fact.map_err(|cause| ReadLogError::Unreadable {
+            position: self.position,
+            aggregate_type: self.aggregate_type.to_owned(),
+            event_type: self.event_type.to_owned(),
+            cause,
+        })?;
+        Ok(RecordedEvent {
+            position: self.position,
+            recorded_at: self.recorded_at,
+            organization_id: self.organization_id,
+            aggregate_id: self.aggregate_id.to_owned(),
+            sequence: self.sequence,
+            metadata: Value::Null,
+            fact,
+        })
+    }
+
+    fn payload<T: DeserializeOwned>(&self) -> Result<T, String> {
+        let read = if self.event_version == upcast::current_version(self.event_type) {
+            serde_json::from_str(self.payload)
+        } else {
+            let stored = serde_json::from_str(self.payload).map_err(|error| error.to_string())?;
+            let payload = upcast::upcast(self.event_type, self.event_version, &stored)
+                .map_err(|error| error.to_string())?;
+            T::deserialize(&*payload)
+        };
+        read.map_err(|error| error.to_string())
+    }
+}
+
 /// An event from a row that begins with [`COLUMNS`].
 pub(crate) fn recorded(row: &impl StoredRow) -> Result<RecordedEvent, ReadLogError> {
-    let position: i64 = row.get(0)?;
-    let aggregate_type: &str = row.get(3)?;
-    // Straight from the bytes: every node reads every event, and a `Value` in between costs as much again.
-    let (event_type, event_version): (&str, &str) = (row.get(6)?, row.get(7)?);
-    let shape = (event_type, event_version);
-    let fact = if aggregate_type == Kind::AccessToken.name() {
-        payload(row, shape).map(Fact::AccessToken)
-    } else if aggregate_type == Kind::Member.name() {
-        payload(row, shape).map(Fact::Member)
-    } else if aggregate_type == Kind::Organization.name() {
-        payload(row, shape).map(Fact::Organization)
-    } else {
-        Err("no such aggregate".to_owned())
-    };
-    let fact = match fact {
-        Ok(fact) => fact,
-        Err(cause) => {
-            return Err(ReadLogError::Unreadable {
-                position,
-                aggregate_type: aggregate_type.to_owned(),
-                event_type: event_type.to_owned(),
-                cause,
-            });
-        }
-    };
-    Ok(RecordedEvent {
-        position,
+    let stored = StoredEvent {
+        position: row.get(0)?,
         recorded_at: row.get(1)?,
         organization_id: row.get::<Uuid>(2)?.into(),
+        aggregate_type: row.get(3)?,
         aggregate_id: row.get(4)?,
         sequence: row.get(5)?,
+        event_type: row.get(6)?,
+        event_version: row.get(7)?,
+        // No column of the log is null. What was not selected is no JSON.
+        payload: row.json(8)?.unwrap_or_default(),
+    };
+    Ok(RecordedEvent {
         metadata: metadata(row)?,
-        fact,
+        ..stored.read()?
     })
 }
 
@@ -388,23 +439,4 @@ fn metadata(row: &impl StoredRow) -> Result<Value, sqlx::Error> {
     Ok(metadata
         .map_err(|error| sqlx::Error::Decode(error.into()))?
         .unwrap_or_default())
-}
-
-fn payload<T: DeserializeOwned>(
-    row: &impl StoredRow,
-    (event_type, event_version): (&str, &str),
-) -> Result<T, String> {
-    let stored = row
-        .json(8)
-        .map_err(|error| error.to_string())?
-        .ok_or("it has no payload")?;
-    let read = if event_version == upcast::current_version(event_type) {
-        serde_json::from_str(stored)
-    } else {
-        let stored = serde_json::from_str(stored).map_err(|error| error.to_string())?;
-        let payload =
-            upcast::upcast(event_type, event_version, &stored).map_err(|error| error.to_string())?;
-        T::deserialize(&*payload)
-    };
-    read.map_err(|error| error.to_string())
 }

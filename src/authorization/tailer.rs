@@ -11,10 +11,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use projections::credentials::SnapshotError;
-use projections::log::{ReadLogError, read_after};
+use projections::log::{Page, ReadLogError, StoredEvent, read_after};
 use projections::tail::Tail;
 use sqlx::PgPool;
 use thiserror::Error;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -25,6 +26,7 @@ use super::starting::{self, Start};
 use crate::clock::{Clock, Measured};
 use crate::database::{OwnConnection, within};
 use crate::follow::{Calls, Follower, Said};
+use crate::log::Written;
 use crate::report::Report;
 
 /// Events in one read.
@@ -44,6 +46,8 @@ pub struct Tailer {
     pool: PgPool,
     connection: OwnConnection,
     index: Arc<Index>,
+    /// What this node appends itself, if it does.
+    written: Option<mpsc::Receiver<Written>>,
     /// What was read last, for all who follow the log.
     tail: Tail,
     clock: Clock,
@@ -112,6 +116,7 @@ impl Tailer {
             connection: OwnConnection::of(pool.clone()),
             pool,
             index,
+            written: None,
             tail: Tail::default(),
             clock,
             max_staleness,
@@ -125,6 +130,13 @@ impl Tailer {
             renewed: None,
             pending: VecDeque::new(),
         }
+    }
+
+    /// The same, which is handed what this node appends itself, and does not read that.
+    #[must_use]
+    pub fn handed(mut self, written: mpsc::Receiver<Written>) -> Self {
+        self.written = Some(written);
+        self
     }
 
     /// The end of the log as this one reads it.
@@ -211,9 +223,17 @@ impl Tailer {
     /// # Errors
     /// [`StepError`]; the node goes on deciding for as long as its last lease carries it, but for another log or time.
     pub async fn step(&mut self, called_for: i64) -> Result<Read, StepError> {
-        let mut connection = self.connection.take().await?;
-        let page = Arc::new(read_after(&mut connection, self.index.position(), BATCH).await?);
-        self.connection.keep(connection);
+        let page = match self.next_written() {
+            // A call that goes further is about what others have appended.
+            Some(written) => page_of(&written, called_for)?,
+            None => {
+                let mut connection = self.connection.take().await?;
+                let page = read_after(&mut connection, self.index.position(), BATCH).await?;
+                self.connection.keep(connection);
+                page
+            }
+        };
+        let page = Arc::new(page);
         if let Some(hash) = &page.last_hash {
             // Before anything of it is applied: another log may have grown past where this node stands.
             if page.hash_before != self.hash {
@@ -236,6 +256,18 @@ impl Tailer {
         }
         self.heeded = called_for;
         Ok(Read::All)
+    }
+
+    /// What this node has appended itself right after what is applied. Where others came between, all is to be read.
+    fn next_written(&mut self) -> Option<Written> {
+        let next = self.index.position().saturating_add(1);
+        let written = self.written.as_mut()?;
+        while let Ok(written) = written.try_recv() {
+            if written.first_position == next {
+                return Some(written);
+            }
+        }
+        None
     }
 
     /// The rule of the lease: the time, the commit, the head, in this order.
@@ -314,6 +346,12 @@ impl Tailer {
         let position = self.index.position();
         self.index.fence().close();
         self.tail.forget();
+        // It may be of the end that is lost: nothing in it says so.
+        while self
+            .written
+            .as_mut()
+            .is_some_and(|written| written.try_recv().is_ok())
+        {}
         self.index.start_over(Contents::default());
         self.is_blank = true;
         self.hash = None;
@@ -329,6 +367,37 @@ impl Tailer {
         let mut connection = self.connection.take().await?;
         leases::give_up(&mut connection, self.node_id).await
     }
+}
+
+/// What was appended, as if it had been read. It is the last there is, as far as is known.
+fn page_of(written: &Written, called_for: i64) -> Result<Page, ReadLogError> {
+    let stored = (written.first_position..).zip(&written.events);
+    let events = stored.map(|(position, event)| {
+        let stored = StoredEvent {
+            position,
+            recorded_at: written.recorded_at,
+            organization_id: event.organization_id,
+            aggregate_type: event.stream.aggregate_type,
+            aggregate_id: &event.stream.aggregate_id,
+            sequence: event.sequence,
+            event_type: &event.event_type,
+            event_version: &event.event_version,
+            payload: &event.payload,
+        };
+        stored.read().map(Arc::new)
+    });
+    let events: Vec<_> = events.collect::<Result<_, _>>()?;
+    let last_position = events
+        .last()
+        .map_or(written.first_position, |event| event.position);
+    Ok(Page {
+        events,
+        last_position,
+        last_hash: Some(written.hash.clone()),
+        hash_before: written.hash_before.clone(),
+        is_last: called_for <= last_position,
+        bytes: written.events.iter().map(|event| event.payload.len()).sum(),
+    })
 }
 
 /// What a step came to.

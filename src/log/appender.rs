@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::request::{AppendOutcome, AppendRequest, InboxKey, Partition, Recorded, Stream, UsedKey};
+use super::written::{Hand, Written, hand_over};
 use crate::database::{OwnConnection, STATEMENT_LIMIT, within};
 use crate::lately::Lately;
 
@@ -55,6 +56,8 @@ pub struct AppenderTask {
     connection: OwnConnection,
     queue: mpsc::Receiver<Waiting>,
     head: watch::Sender<i64>,
+    /// To whoever reads the log, if anybody does.
+    written: Option<Hand>,
     /// Commands that stand in the log. Who rests on one that is not among them conflicts, and is decided again.
     appended: Lately<Uuid>,
 }
@@ -80,6 +83,7 @@ impl Appender {
             connection: OwnConnection::of(pool),
             queue,
             head,
+            written: None,
             appended,
         };
         (appender, task)
@@ -106,6 +110,14 @@ impl Appender {
 }
 
 impl AppenderTask {
+    /// What is appended from now on, for the one that reads the log.
+    #[must_use]
+    pub fn written(&mut self) -> mpsc::Receiver<Written> {
+        let (hand, written) = hand_over();
+        self.written = Some(hand);
+        written
+    }
+
     /// Appends until it is told to stop and nothing is waiting any more.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut held_back = VecDeque::new();
@@ -164,9 +176,8 @@ impl AppenderTask {
             .unzip();
         let give_up = Instant::now() + PATIENCE;
         match self.append_patiently(&requests, give_up).await {
-            Ok(outcomes) => {
-                self.publish(&requests, &outcomes);
-                for (answer, outcome) in answers.into_iter().zip(outcomes) {
+            Ok(outcome) => {
+                for (answer, outcome) in answers.into_iter().zip(self.publish(requests, outcome)) {
                     // Whoever asked may have gone; the event stands all the same.
                     let _ = answer.send(Ok(outcome));
                 }
@@ -174,16 +185,8 @@ impl AppenderTask {
             Err(AppendError::Refused(error)) if requests.len() > 1 => {
                 tracing::error!(%error, requests = requests.len(), "a batch was refused, its requests are tried alone");
                 for (request, answer) in requests.into_iter().zip(answers) {
-                    let outcome = self
-                        .append_patiently(std::slice::from_ref(&request), give_up)
-                        .await;
-                    self.publish(
-                        std::slice::from_ref(&request),
-                        outcome.as_deref().unwrap_or_default(),
-                    );
-                    let first = outcome
-                        .and_then(|outcomes| outcomes.first().copied().ok_or(AppendError::Unavailable));
-                    let _ = answer.send(first);
+                    let outcome = self.append_alone(request, give_up).await;
+                    let _ = answer.send(outcome);
                 }
             }
             Err(error) => {
@@ -194,11 +197,29 @@ impl AppenderTask {
         }
     }
 
-    fn publish(&mut self, requests: &[AppendRequest], outcomes: &[AppendOutcome]) {
-        for (request, outcome) in requests.iter().zip(outcomes) {
+    async fn append_alone(
+        &mut self,
+        request: AppendRequest,
+        give_up: Instant,
+    ) -> Result<AppendOutcome, AppendError> {
+        let answer = self
+            .append_patiently(std::slice::from_ref(&request), give_up)
+            .await?;
+        let outcomes = self.publish(vec![request], answer);
+        outcomes.first().copied().ok_or(AppendError::Unavailable)
+    }
+
+    /// Says what stands in the log now, to whoever follows it.
+    fn publish(&mut self, requests: Vec<AppendRequest>, answer: Answer) -> Vec<AppendOutcome> {
+        let Answer { outcomes, stretch } = answer;
+        for (request, outcome) in requests.iter().zip(&outcomes) {
             if matches!(outcome, AppendOutcome::Appended { .. }) {
                 self.appended.add(request.command_id);
             }
+        }
+        if let (Some(hand), Some(stretch)) = (&self.written, stretch) {
+            // First: whoever is woken must find it.
+            hand.over(stretch.written(requests));
         }
         let last = outcomes.iter().filter_map(|outcome| match outcome {
             AppendOutcome::Appended { last } => last.map(|last| last.position),
@@ -211,13 +232,14 @@ impl AppenderTask {
                 moved
             });
         }
+        outcomes
     }
 
-    async fn append(&mut self, requests: &[AppendRequest]) -> Result<Vec<AppendOutcome>, sqlx::Error> {
+    async fn append(&mut self, requests: &[AppendRequest]) -> Result<Answer, sqlx::Error> {
         let mut connection = self.connection.take().await?;
-        let outcomes = append_to_log(&mut connection, requests).await?;
+        let answer = append_to_log(&mut connection, requests).await?;
         self.connection.keep(connection);
-        Ok(outcomes)
+        Ok(answer)
     }
 
     /// Resubmits while the database is out of reach: what did commit before the connection broke comes back as a
@@ -226,10 +248,10 @@ impl AppenderTask {
         &mut self,
         requests: &[AppendRequest],
         give_up: Instant,
-    ) -> Result<Vec<AppendOutcome>, AppendError> {
+    ) -> Result<Answer, AppendError> {
         loop {
             match within(STATEMENT_LIMIT, self.append(requests)).await {
-                Ok(outcomes) => return Ok(outcomes),
+                Ok(answer) => return Ok(answer),
                 Err(error) if !may_pass(&error) => return Err(AppendError::Refused(Arc::new(error))),
                 Err(error) if Instant::now() >= give_up => {
                     tracing::error!(%error, requests = requests.len(), "the log is out of reach");
@@ -349,13 +371,66 @@ fn may_pass(error: &sqlx::Error) -> bool {
     }
 }
 
+/// What the database says to a batch.
+struct Answer {
+    /// Request by request.
+    outcomes: Vec<AppendOutcome>,
+    /// What it has added to the log by it, if anything.
+    stretch: Option<Stretch>,
+}
+
+/// Where the events of a batch stand.
+struct Stretch {
+    first_position: i64,
+    recorded_at: DateTime<Utc>,
+    hash_before: Option<Vec<u8>>,
+    hash: Vec<u8>,
+    /// Which requests' events they are.
+    is_of: Vec<bool>,
+}
+
+impl Stretch {
+    fn of(rows: &[PgRow]) -> Result<Option<Self>, sqlx::Error> {
+        // One that was appended before, or has no events, has no part in it.
+        let is_of = |row: &PgRow| {
+            let is_appended = row.try_get::<&str, _>("outcome")? == "appended";
+            let first_position: Option<i64> = row.try_get("first_position")?;
+            Ok(is_appended && first_position.is_some())
+        };
+        let is_of: Vec<bool> = rows.iter().map(is_of).collect::<Result<_, sqlx::Error>>()?;
+        // The requests' events stand in the order of the requests.
+        let Some((first, _)) = rows.iter().zip(&is_of).find(|(_, is_of)| **is_of) else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
+            first_position: first.try_get("first_position")?,
+            recorded_at: first.try_get("recorded_at")?,
+            hash_before: first.try_get("hash_before")?,
+            hash: first.try_get("hash")?,
+            is_of,
+        }))
+    }
+
+    fn written(self, requests: Vec<AppendRequest>) -> Written {
+        let ours = requests.into_iter().zip(self.is_of);
+        let ours = ours.filter_map(|(request, is_of)| is_of.then_some(request.events));
+        Written {
+            first_position: self.first_position,
+            recorded_at: self.recorded_at,
+            events: ours.flatten().collect(),
+            hash_before: self.hash_before,
+            hash: self.hash,
+        }
+    }
+}
+
 async fn append_to_log(
     connection: &mut PgConnection,
     requests: &[AppendRequest],
-) -> Result<Vec<AppendOutcome>, sqlx::Error> {
+) -> Result<Answer, sqlx::Error> {
     let columns = Columns::of(requests);
     let rows = sqlx::query(
-        "select outcome, last_position, recorded_at from append_to_log(
+        "select outcome, first_position, last_position, recorded_at, hash_before, hash from append_to_log(
             $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, '[]',
             $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29)
          order by request",
@@ -391,7 +466,10 @@ async fn append_to_log(
     .bind(columns.name_at_most)
     .fetch_all(connection)
     .await?;
-    rows.iter().map(outcome).collect()
+    Ok(Answer {
+        outcomes: rows.iter().map(outcome).collect::<Result<_, _>>()?,
+        stretch: Stretch::of(&rows)?,
+    })
 }
 
 fn outcome(row: &PgRow) -> Result<AppendOutcome, sqlx::Error> {

@@ -5,6 +5,7 @@ mod appender;
 mod request;
 mod text;
 mod unit_of_work;
+mod written;
 
 pub use appender::{AppendError, Appender, AppenderTask};
 pub use request::{
@@ -13,3 +14,4 @@ pub use request::{
 };
 pub use text::has_nul;
 pub use unit_of_work::{UnitError, UnitOfWork};
+pub use written::Written;
