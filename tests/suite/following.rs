@@ -43,14 +43,14 @@ impl Node {
 }
 
 /// Members of one organization.
-struct Organization(OrganizationId);
+pub struct Organization(OrganizationId);
 
 impl Organization {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self(Uuid::new_v4().into())
     }
 
-    fn added(&self, member: MemberId) -> Value {
+    pub fn added(&self, member: MemberId) -> Value {
         let data = json!({ "name": "Some Body", "email": "somebody@tests.example", "statements": [] });
         cloud_event("MemberAdded", self.0, member, data)
     }
@@ -68,7 +68,7 @@ impl Organization {
     }
 }
 
-fn somebody() -> MemberId {
+pub fn somebody() -> MemberId {
     Uuid::new_v4().into()
 }
 

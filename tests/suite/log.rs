@@ -49,7 +49,7 @@ fn stream(id: &str) -> Stream {
 }
 
 /// So many events to one stream, after this sequence.
-fn request(id: &str, after: i64, events: i64) -> AppendRequest {
+pub fn request(id: &str, after: i64, events: i64) -> AppendRequest {
     let organization_id = Uuid::nil().into();
     AppendRequest {
         command_id: Uuid::new_v4(),

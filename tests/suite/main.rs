@@ -29,3 +29,4 @@ mod replay;
 mod revocation;
 mod starting;
 mod support;
+mod written;
