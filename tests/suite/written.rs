@@ -9,6 +9,7 @@ use featbit_tokens::clock::{BootClock, Clock};
 use featbit_tokens::commands::Commands;
 use featbit_tokens::log::{Appender, Written};
 use projections::log::read_after;
+use projections::runner::{ReadModel, Runner};
 use serde_json::Value;
 use sqlx::{Connection, Executor, PgConnection, PgPool};
 use tokio::sync::mpsc;
@@ -215,6 +216,9 @@ async fn nothing_is_left_of_a_log_that_is_there_no_more() {
     let mut writer = Writer::on(pool);
     let organization = Organization::new();
     writer.tell(&[organization.added(somebody())]).await;
+    // From here it will start again.
+    let credentials = Runner::live(pool.clone(), ReadModel::Credentials);
+    assert_eq!(credentials.catch_up().await.unwrap(), 1);
     let lost = writer.tell(&[organization.added(somebody())]).await;
     let mut node = Node::on(pool).await;
     let shortened = "alter table events disable trigger user;
