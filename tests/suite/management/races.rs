@@ -13,6 +13,7 @@ use featbit_tokens::commands::{Caller, CommandError, KnownMember};
 use featbit_tokens::log::{AppendOutcome, Appender, UnitOfWork};
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
@@ -25,6 +26,7 @@ struct Ahead {
     connection: PgPool,
     appender: Appender,
     stop: CancellationToken,
+    appending: JoinHandle<()>,
 }
 
 impl Ahead {
@@ -42,11 +44,12 @@ impl Ahead {
             .unwrap();
         let (appender, task) = Appender::new(connection.clone());
         let stop = CancellationToken::new();
-        tokio::spawn(task.run(stop.clone()));
+        let appending = tokio::spawn(task.run(stop.clone()));
         Self {
             connection,
             appender,
             stop,
+            appending,
         }
     }
 
@@ -72,8 +75,10 @@ impl Ahead {
             matches!(outcome, AppendOutcome::Appended { last: Some(_) }),
             "{outcome:?}"
         );
-        self.connection.execute("commit").await.unwrap();
+        // It keeps the connection for as long as it runs.
         self.stop.cancel();
+        self.appending.await.unwrap();
+        self.connection.execute("commit").await.unwrap();
     }
 }
 

@@ -166,7 +166,7 @@ async fn parked(app: &TestApp) -> String {
 
 /// Somebody else was first, however often it is tried.
 async fn always_in_conflict(app: &TestApp) {
-    let conflict = "return query select r, 'conflict'::text, null::bigint, null::bigint, null::timestamptz
+    let conflict = "return query select r, 'conflict'::text, null::bigint, null::bigint, null::timestamptz, null::bytea, null::bytea
                     from generate_subscripts(command_ids, 1) r;";
     append_by(app, conflict).await;
 }
