@@ -37,6 +37,7 @@ create function append_to_log(
                  -- of the last event before this call, null where there is none; and of the last one now
                  hash_before bytea, hash bytea)
 language plpgsql volatile
+-- (Arrays are taken apart side by side in a select where that is done each time: in a from each is written down first.)
 -- A plan for these very arrays costs more to make than to carry out. One that is made while the log is short must be good
 -- when it is long.
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
@@ -58,7 +59,7 @@ declare
     -- nothing is believed
     is_careful     boolean := stream_writes is null;
     frees_names    boolean;
-    most_tokens    bigint;
+    may_be_over    boolean;
     found          record;
     r              int;
 begin
@@ -115,10 +116,10 @@ begin
                 end loop;
             end if;
 
-            for found in
+            foreach r in array array(
                 select streams.request
-                from unnest(stream_requests, stream_types, stream_ids, stream_sequences, stream_writes)
-                    as streams (request, type, id, sequence, writes)
+                from (select unnest(stream_requests) as request, unnest(stream_types) as type, unnest(stream_ids) as id,
+                             unnest(stream_sequences) as sequence, unnest(stream_writes) as writes) streams
                 where case when streams.writes and not is_careful
                     -- What comes after it can't be written twice. But it must be there: an end of the log may have been lost.
                     then streams.sequence > 0 and not coalesce((
@@ -127,9 +128,9 @@ begin
                     else streams.sequence <> coalesce((
                         select e.sequence from events e where e.aggregate_type = streams.type and e.aggregate_id = streams.id
                         order by e.sequence desc limit 1), 0)
-                    end
+                    end)
             loop
-                outcomes[found.request] := 'conflict';
+                outcomes[r] := 'conflict';
             end loop;
 
             if jsonb_array_length(parked) > 0 then
@@ -190,9 +191,11 @@ begin
                 end loop;
             end if;
 
-            insert into inbox (source, key)
-            select keys.source, keys.key from unnest(inbox_requests, inbox_sources, inbox_keys) as keys (request, source, key)
-            where outcomes[keys.request] = 'appended';
+            if cardinality(inbox_requests) > 0 then
+                insert into inbox (source, key)
+                select keys.source, keys.key from unnest(inbox_requests, inbox_sources, inbox_keys) as keys (request, source, key)
+                where outcomes[keys.request] = 'appended';
+            end if;
 
             select e.position, e.hash, e.recorded_at into head_position, head_hash, head_time
             from events e order by e.position desc limit 1;
@@ -226,10 +229,11 @@ begin
             insert into events
             select e.position, e.aggregate_type, e.aggregate_id, e.sequence, e.event_type, e.event_version, e.payload::json,
                    e.metadata::json, e.organization_id, head_time, e.hash
-            from unnest(positions, event_aggregate_types, event_aggregate_ids, event_sequences, event_types, event_versions,
-                        event_payloads, event_metadata, event_organizations, hashes)
-                as e (position, aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata,
-                      organization_id, hash)
+            from (select unnest(positions) as position, unnest(event_aggregate_types) as aggregate_type,
+                         unnest(event_aggregate_ids) as aggregate_id, unnest(event_sequences) as sequence,
+                         unnest(event_types) as event_type, unnest(event_versions) as event_version,
+                         unnest(event_payloads) as payload, unnest(event_metadata) as metadata,
+                         unnest(event_organizations) as organization_id, unnest(hashes) as hash) e
             where e.position is not null;
 
             insert into inbox
@@ -256,8 +260,9 @@ begin
                 with taken as (
                     insert into access_token_names as n
                     select wanted.organization_id, wanted.name_key, wanted.token_id
-                    from unnest(name_requests, name_reserves, name_organizations, name_keys, name_tokens)
-                        as wanted (request, reserve, organization_id, name_key, token_id)
+                    from (select unnest(name_requests) as request, unnest(name_reserves) as reserve,
+                                 unnest(name_organizations) as organization_id, unnest(name_keys) as name_key,
+                                 unnest(name_tokens) as token_id) wanted
                     where outcomes[wanted.request] = 'appended' and wanted.reserve
                       -- What the token has already; where it is believed to have none, the index objects.
                       and not (is_careful and coalesce((
@@ -271,8 +276,8 @@ begin
                     returning o.tokens
                 )
                 -- Coarse, the greatest number and the least limit: where that objects, each is looked at.
-                select max(c.tokens) into most_tokens from counted c;
-                if not is_careful and most_tokens > (select min(m) from unnest(name_at_most) m) then
+                select max(c.tokens) > (select min(m) from unnest(name_at_most) m) into may_be_over from counted c;
+                if may_be_over and not is_careful then
                     raise unique_violation;
                 end if;
             end if;

@@ -206,7 +206,7 @@ impl Commands {
     ) -> T {
         let parts = |statement: &Statement| statement.actions.len().saturating_mul(statement.resources.len());
         let parts = statements.into_iter().map(parts).fold(0, usize::saturating_add);
-        if parts.saturating_mul(member.permission().entries().len()) <= LIGHT {
+        if parts.saturating_mul(member.most_entries()) <= LIGHT {
             return weigh();
         }
         // Never closed; were it, nothing would be bounded, and all of it decided all the same.

@@ -42,7 +42,6 @@ pub enum UnitError {
 #[derive(Clone)]
 pub struct UnitOfWork {
     pool: PgPool,
-    reads: Arc<PostgresEventRepository>,
     staged: Arc<Mutex<Staged>>,
 }
 
@@ -121,10 +120,8 @@ impl UnitOfWork {
             idempotency: None,
             rests_on: Vec::new(),
         };
-        let reads = Arc::new(PostgresEventRepository::new(pool.clone()));
         Self {
             pool,
-            reads,
             staged: Arc::new(Mutex::new(staged)),
         }
     }
@@ -279,8 +276,8 @@ impl UnitOfWork {
     async fn lend<A: Aggregate + 'static>(&self, aggregate_id: &str) -> Result<Lent<A>, UnitError> {
         let stream = stream::<A>(aggregate_id);
         if !self.staged().streams.contains_key(&stream) {
-            let events = self
-                .reads
+            // Made for the read: it writes all its statements, and most commands read nothing.
+            let events = PostgresEventRepository::new(self.pool.clone())
                 .get_events::<A>(aggregate_id)
                 .await
                 .map_err(read_error)?;

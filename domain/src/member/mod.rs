@@ -123,6 +123,12 @@ impl Member {
         in_force.into_iter().flatten()
     }
 
+    /// How many entries that may be at most, without putting them together.
+    #[must_use]
+    pub fn most_entries(&self) -> usize {
+        self.history.most_entries()
+    }
+
     /// All of the above at once.
     #[must_use]
     pub fn standing(&self) -> Standing {

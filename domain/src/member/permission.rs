@@ -61,6 +61,16 @@ impl PermissionHistory {
         }
     }
 
+    /// How many entries there would be if none replaced another.
+    pub(super) fn most_entries(&self) -> usize {
+        let base = self.base.as_ref().map_or(0, |base| base.statements.len());
+        let changes = self.changes.values().map(|change| match change {
+            Change::Granted(statements) => statements.len(),
+            Change::Revoked(_) => 1,
+        });
+        changes.fold(base, usize::saturating_add)
+    }
+
     /// What is in force, each entry with the place it comes from: nothing while no full state has been heard of (a grant
     /// alone makes nobody a member with permission), else the statements and revocations in their order. A later
     /// statement replaces all earlier ones of its id; within one event equal ids are all kept.
