@@ -7,8 +7,10 @@ use std::time::Duration;
 use projections::runner::{ReadModel, Runner};
 use thiserror::Error;
 use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Handle};
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
+use tokio::task::JoinHandle;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
@@ -17,7 +19,7 @@ use crate::authorization::{Fence, Index, LastUsed, Revocations, Tailer};
 use crate::clock::Clock;
 use crate::commands::Commands;
 use crate::config::{Config, ConfigError};
-use crate::database::{self, connect_for_log};
+use crate::database::{self, connect_for_appends, connect_for_log};
 pub use crate::database::{connect, connect_for_operator};
 use crate::follow::{Follower, News};
 use crate::http::{
@@ -68,6 +70,9 @@ pub enum StartError {
     /// The intake.
     #[error(transparent)]
     Intake(#[from] StartIntakeError),
+    /// A thread.
+    #[error("there is no thread for the appender")]
+    Thread(#[source] std::io::Error),
 }
 
 /// A node that runs.
@@ -82,6 +87,7 @@ pub struct App {
     /// How its intake is.
     pub intake: watch::Receiver<IntakeState>,
     tasks: Tasks,
+    _append_thread: AppendThread,
 }
 
 impl App {
@@ -106,7 +112,8 @@ impl App {
 
         let tasks = Tasks::default();
         let clock = Clock::default();
-        let (appender, mut appender_task) = Appender::new(log_pool.clone());
+        let append_thread = AppendThread::start().map_err(StartError::Thread)?;
+        let (appender, mut appender_task) = Appender::new(connect_for_appends(&config.database_url)?);
         let news = News::new(log_pool.clone(), appender.head());
         let commands = Commands::new(pool.clone(), appender.clone(), clock.clone(), config.max_tokens);
         let index = Arc::new(Index::new(Fence::new(clock.boot().clone())));
@@ -207,7 +214,7 @@ impl App {
         });
         tasks.spawn_edge("http", |stop| serve(listener, service, stop));
         // Last to stop: it takes what the others still hand in.
-        tasks.spawn("appender", |stop| appender_task.run(stop));
+        tasks.spawn_on(&append_thread.handle, "appender", |stop| appender_task.run(stop));
         tracing::info!(%address, "listening");
         Ok(Self {
             address,
@@ -215,6 +222,7 @@ impl App {
             index,
             intake,
             tasks,
+            _append_thread: append_thread,
         })
     }
 
@@ -253,9 +261,18 @@ impl Tasks {
         name: &'static str,
         task: impl FnOnce(CancellationToken) -> F,
     ) {
+        self.spawn_on(&Handle::current(), name, task);
+    }
+
+    fn spawn_on<F: Future<Output = ()> + Send + 'static>(
+        &self,
+        runtime: &Handle,
+        name: &'static str,
+        task: impl FnOnce(CancellationToken) -> F,
+    ) {
         let stop = self.stop_tasks.clone();
-        self.inner
-            .spawn(watched(name, task(stop.clone()), stop, self.failed.clone()));
+        let task = runtime.spawn(task(stop.clone()));
+        self.inner.spawn(watched(name, task, stop, self.failed.clone()));
     }
 
     fn spawn_edge<F: Future<Output = ()> + Send + 'static>(
@@ -264,8 +281,8 @@ impl Tasks {
         task: impl FnOnce(CancellationToken) -> F,
     ) {
         let stop = self.stop_requests.clone();
-        self.edge
-            .spawn(watched(name, task(stop.clone()), stop, self.failed.clone()));
+        let task = tokio::spawn(task(stop.clone()));
+        self.edge.spawn(watched(name, task, stop, self.failed.clone()));
     }
 
     async fn stop(self) {
@@ -279,14 +296,38 @@ impl Tasks {
     }
 }
 
-/// Runs a task; says so, and that the node has failed, where it ends without having been told to.
+/// The appender's own thread. Among the requests' tasks an answer of the database's would be seen when a good many of those
+/// had been: it stood idle for a fifth of the time, with everybody waiting for it.
+#[derive(Debug)]
+struct AppendThread {
+    handle: Handle,
+    /// Whoever runs on it is cut off with this.
+    _stop: DropGuard,
+}
+
+impl AppendThread {
+    fn start() -> Result<Self, std::io::Error> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let (handle, stop) = (runtime.handle().clone(), CancellationToken::new());
+        let stopped = stop.clone();
+        std::thread::Builder::new()
+            .name("appender".to_owned())
+            .spawn(move || runtime.block_on(stopped.cancelled()))?;
+        Ok(Self {
+            handle,
+            _stop: stop.drop_guard(),
+        })
+    }
+}
+
+/// Waits for a task; says so, and that the node has failed, where it ends without having been told to.
 async fn watched(
     name: &'static str,
-    task: impl Future<Output = ()> + Send + 'static,
+    task: JoinHandle<()>,
     stop: CancellationToken,
     failed: CancellationToken,
 ) {
-    let ended = tokio::spawn(task).await;
+    let ended = task.await;
     if let Err(error) = &ended {
         tracing::error!(task = name, %error, "a task has failed");
     }

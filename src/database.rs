@@ -13,8 +13,10 @@ use crate::clock::BootClock;
 
 /// Connections for requests.
 const CONNECTIONS: u32 = 16;
-/// Connections for the tasks that write and follow the log: no number of requests can take them away.
-const LOG_CONNECTIONS: u32 = 10;
+/// Connections for the tasks that follow the log: no number of requests can take them away.
+const LOG_CONNECTIONS: u32 = 9;
+/// Connections of the one task that appends: a second one for when the first was given up and is not closed yet.
+const APPEND_CONNECTIONS: u32 = 2;
 /// Connections of an operator's command.
 const OPERATOR_CONNECTIONS: u32 = 12;
 /// How long the database works on a statement: nothing here takes long.
@@ -41,12 +43,21 @@ pub async fn connect(database_url: &str) -> Result<PgPool, sqlx::Error> {
     connect_with(database_url, CONNECTIONS).await
 }
 
-/// Connections for the tasks that write and follow the log.
+/// Connections for the tasks that follow the log.
 ///
 /// # Errors
 /// Where the URL is none, or the database does not answer.
 pub(crate) async fn connect_for_log(database_url: &str) -> Result<PgPool, sqlx::Error> {
     connect_with(database_url, LOG_CONNECTIONS).await
+}
+
+/// The connection of those who append. It is made when it is needed first, and so listened to on the appender's own thread.
+///
+/// # Errors
+/// Where the URL is none.
+pub(crate) fn connect_for_appends(database_url: &str) -> Result<PgPool, sqlx::Error> {
+    let (pool, options) = options_with(database_url, APPEND_CONNECTIONS)?;
+    Ok(pool.connect_lazy_with(options))
 }
 
 /// Connections for an operator's commands, which may read the whole log: nothing is cut off.
@@ -64,6 +75,14 @@ pub async fn connect_for_operator(database_url: &str) -> Result<PgPool, sqlx::Er
 }
 
 async fn connect_with(database_url: &str, connections: u32) -> Result<PgPool, sqlx::Error> {
+    let (pool, options) = options_with(database_url, connections)?;
+    pool.connect_with(options).await
+}
+
+fn options_with(
+    database_url: &str,
+    connections: u32,
+) -> Result<(PgPoolOptions, PgConnectOptions), sqlx::Error> {
     let options: PgConnectOptions = database_url
         .parse::<PgConnectOptions>()?
         .application_name("featbit-tokens")
@@ -72,7 +91,7 @@ async fn connect_with(database_url: &str, connections: u32) -> Result<PgPool, sq
             ("lock_timeout", "4s"),
             ("idle_in_transaction_session_timeout", "10s"),
         ]);
-    PgPoolOptions::new()
+    let pool = PgPoolOptions::new()
         .max_connections(connections)
         .after_connect(|connection, _| Box::pin(commit_for_good(connection)))
         .acquire_timeout(CONNECT_PATIENCE)
@@ -94,9 +113,8 @@ async fn connect_with(database_url: &str, connections: u32) -> Result<PgPool, sq
                 }
                 Ok(true)
             })
-        })
-        .connect_with(options)
-        .await
+        });
+    Ok((pool, options))
 }
 
 /// What is said to be committed must be: leases and events alike. A stronger setting is the operator's to make.
