@@ -1,4 +1,6 @@
 -- An append that says how the chain goes on, so that the node that asked for it need not read back what it has written.
+-- As before it is believed that streams, names and commands are new and that no organization is taken over its limit: the
+-- indexes find out that are written anyway, and the numbers that are counted up anyway. Only then all of it is looked for.
 
 drop function append_to_log;
 
@@ -34,10 +36,10 @@ create function append_to_log(
     name_requests    int[]    default null, name_reserves boolean[] default null, name_organizations uuid[] default null,
     name_keys        text[]   default null, name_tokens   uuid[]    default null, name_at_most       bigint[] default null
 ) returns table (request int, outcome text, first_position bigint, last_position bigint, recorded_at timestamptz,
-                 -- of the last event before this call, null where there is none; and of the last one now
+                 -- of the last event before this call, null where there is none; and of the last one now, zeros where there is none
                  hash_before bytea, hash bytea)
 language plpgsql volatile
--- (Arrays are taken apart side by side in a select where that is done each time: in a from each is written down first.)
+-- unnest() of several arrays in a FROM materializes each of them first; side by side in a select list it does not.
 -- A plan for these very arrays costs more to make than to carry out. One that is made while the log is short must be good
 -- when it is long.
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$

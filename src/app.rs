@@ -8,7 +8,7 @@ use projections::runner::{ReadModel, Runner};
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Handle};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -75,7 +75,7 @@ pub enum StartError {
     Thread(#[source] std::io::Error),
 }
 
-/// A node that runs.
+/// A node that runs. One that is dropped without having been stopped appends nothing any more.
 #[derive(Debug)]
 pub struct App {
     /// Where it listens.
@@ -87,7 +87,7 @@ pub struct App {
     /// How its intake is.
     pub intake: watch::Receiver<IntakeState>,
     tasks: Tasks,
-    _append_thread: AppendThread,
+    append_thread: AppendThread,
 }
 
 impl App {
@@ -112,7 +112,7 @@ impl App {
 
         let tasks = Tasks::default();
         let clock = Clock::default();
-        let append_thread = AppendThread::start().map_err(StartError::Thread)?;
+        let append_thread = AppendThread::start().await.map_err(StartError::Thread)?;
         let (appender, mut appender_task) = Appender::new(connect_for_appends(&config.database_url)?);
         let news = News::new(log_pool.clone(), appender.head());
         let commands = Commands::new(pool.clone(), appender.clone(), clock.clone(), config.max_tokens);
@@ -222,7 +222,7 @@ impl App {
             index,
             intake,
             tasks,
-            _append_thread: append_thread,
+            append_thread,
         })
     }
 
@@ -234,6 +234,7 @@ impl App {
     /// Stops taking requests and messages, finishes those under way, and then everything behind them.
     pub async fn stop(self) {
         self.tasks.stop().await;
+        self.append_thread.stop().await;
     }
 }
 
@@ -296,27 +297,49 @@ impl Tasks {
     }
 }
 
-/// The appender's own thread. Among the requests' tasks an answer of the database's would be seen when a good many of those
-/// had been: it stood idle for a fifth of the time, with everybody waiting for it.
+/// The appender's own thread. Among the requests' tasks an answer of the database's is seen only after a good many of those
+/// have been: its connection stood idle for a fifth of the time, with everybody waiting for it.
 #[derive(Debug)]
 struct AppendThread {
     handle: Handle,
-    /// Whoever runs on it is cut off with this.
-    _stop: DropGuard,
+    stop: DropGuard,
+    ended: oneshot::Receiver<()>,
 }
 
 impl AppendThread {
-    fn start() -> Result<Self, std::io::Error> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
-        let (handle, stop) = (runtime.handle().clone(), CancellationToken::new());
+    async fn start() -> Result<Self, std::io::Error> {
+        let stop = CancellationToken::new();
         let stopped = stop.clone();
+        let (started, start) = oneshot::channel();
+        let (end, ended) = oneshot::channel();
         std::thread::Builder::new()
             .name("appender".to_owned())
-            .spawn(move || runtime.block_on(stopped.cancelled()))?;
+            .spawn(move || {
+                let runtime = Builder::new_current_thread().enable_all().build();
+                // Whoever waits for either may have gone.
+                let _ = started.send(
+                    runtime
+                        .as_ref()
+                        .map(|runtime| runtime.handle().clone())
+                        .map_err(|error| std::io::Error::new(error.kind(), error.to_string())),
+                );
+                if let Ok(runtime) = runtime {
+                    runtime.block_on(stopped.cancelled());
+                }
+                let _ = end.send(());
+            })?;
         Ok(Self {
-            handle,
-            _stop: stop.drop_guard(),
+            handle: start.await.map_err(std::io::Error::other)??,
+            stop: stop.drop_guard(),
+            ended,
         })
+    }
+
+    /// Whoever still runs on it is cut off.
+    async fn stop(self) {
+        drop(self.stop);
+        // An error means that the thread is gone too.
+        let _ = self.ended.await;
     }
 }
 

@@ -29,8 +29,11 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
 const UNTESTED_FOR: Duration = Duration::from_millis(500);
 /// How long such a test may take.
 const TEST_LIMIT: Duration = Duration::from_millis(500);
-/// How long after something was given up every connection is tested, before its use and after.
+/// How long after something was given up every connection is tested, before its use, and after it if it is the pool's.
 const DOUBT: Duration = Duration::from_secs(15);
+
+/// How long one task keeps a connection: as long as the pool would have.
+const KEPT_FOR: Duration = Duration::from_secs(30 * 60);
 
 /// Until when connections are tested, in milliseconds since boot. One for all pools: they lead to the same network.
 static DOUBTED_UNTIL: AtomicU64 = AtomicU64::new(0);
@@ -130,23 +133,30 @@ async fn commit_for_good(connection: &mut PgConnection) -> Result<(), sqlx::Erro
 
 /// The connection of a task that works with the database all the time. A pool hands its connections out by turns, and behind
 /// each is a process of PostgreSQL's that has its plans and catalogs to itself: by the time it is its turn again, another has
-/// had the processor's caches. Appends took half as long again.
+/// had the processor's caches. PostgreSQL took a fifth more time for each append.
 #[derive(Debug)]
 pub(crate) struct OwnConnection {
     pool: PgPool,
     kept: Option<(PoolConnection<Postgres>, Instant)>,
+    /// When it was taken from the pool.
+    since: Instant,
 }
 
 impl OwnConnection {
     /// One of this pool's, once it is needed.
     pub(crate) fn of(pool: PgPool) -> Self {
-        Self { pool, kept: None }
+        Self {
+            pool,
+            kept: None,
+            since: Instant::now(),
+        }
     }
 
     /// The connection, tested as the pool would have. Whoever it has served hands it back with [`Self::keep`]; otherwise
     /// the pool has it back, and sees what is wrong with it.
     pub(crate) async fn take(&mut self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
-        if let Some((mut connection, used)) = self.kept.take() {
+        let kept = self.kept.take().filter(|_| self.since.elapsed() < KEPT_FOR);
+        if let Some((mut connection, used)) = kept {
             if used.elapsed() <= UNTESTED_FOR && !is_doubted() {
                 return Ok(connection);
             }
@@ -156,6 +166,7 @@ impl OwnConnection {
                 Err(_) => drop(connection.detach()),
             }
         }
+        self.since = Instant::now();
         self.pool.acquire().await
     }
 

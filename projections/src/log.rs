@@ -141,7 +141,7 @@ pub struct Page {
     pub last_hash: Option<Vec<u8>>,
     /// The hash of the event that it was read after; none where there is none, or nothing was read.
     pub hash_before: Option<Vec<u8>>,
-    /// There was nothing after them when they were read.
+    /// Nothing is known of after them, as of when they were read or appended.
     pub is_last: bool,
     /// Bytes of their payloads.
     pub bytes: usize,

@@ -1,5 +1,5 @@
-//! The end of the log in memory, as this process read it last, for all who follow the log close behind: what one of them has
-//! read and decoded the others need not. Whether it is the end of the very log that somebody works on is looked at each time,
+//! The end of the log in memory, as this process read or wrote it last, for all who follow the log close behind: what one of
+//! them has decoded the others need not. Whether it is the end of the very log that somebody works on is looked at each time,
 //! by a hash, on the connection that he works on; whatever is not here is read from the database.
 
 use std::collections::VecDeque;
@@ -13,7 +13,7 @@ use crate::log::{Page, ReadLogError, RecordedEvent, read_after_without};
 /// Bytes of payload that are kept, but for a single page that is larger: some seconds of a busy log.
 const MAX_BYTES: usize = 12 * 1024 * 1024;
 
-/// What was read last of the log. Cheap to clone; clones share it.
+/// What was read or written last of the log. Cheap to clone; clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Tail(Arc<Shared>);
 

@@ -48,7 +48,7 @@ pub struct Tailer {
     index: Arc<Index>,
     /// What this node appends itself, if it does.
     written: Option<mpsc::Receiver<Written>>,
-    /// What was read last, for all who follow the log.
+    /// The end of the log as it was read or handed, for all who follow it.
     tail: Tail,
     clock: Clock,
     max_staleness: Duration,
@@ -346,7 +346,7 @@ impl Tailer {
         let position = self.index.position();
         self.index.fence().close();
         self.tail.forget();
-        // It may be of the end that is lost: nothing in it says so.
+        // It may be of the end that is lost: nothing in it says so. What comes later than this, the next renewal finds out.
         while self
             .written
             .as_mut()
@@ -369,7 +369,8 @@ impl Tailer {
     }
 }
 
-/// What was appended, as if it had been read. It is the last there is, as far as is known.
+/// What was appended, as if it had been read. There is nothing after it as far as is known: unless this node is called for
+/// something that is.
 fn page_of(written: &Written, called_for: i64) -> Result<Page, ReadLogError> {
     let stored = (written.first_position..).zip(&written.events);
     let events = stored.map(|(position, event)| {

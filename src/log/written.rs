@@ -53,3 +53,43 @@ impl Hand {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Stream;
+    use super::*;
+
+    fn written(first_position: i64, bytes: usize) -> Written {
+        Written {
+            first_position,
+            recorded_at: DateTime::UNIX_EPOCH,
+            events: vec![NewEvent {
+                stream: Stream {
+                    aggregate_type: "organization",
+                    aggregate_id: "a".into(),
+                },
+                sequence: 1,
+                event_type: String::new(),
+                event_version: String::new(),
+                organization_id: uuid::Uuid::nil().into(),
+                payload: "p".repeat(bytes),
+                metadata: "".into(),
+            }],
+            hash_before: None,
+            hash: Vec::new(),
+        }
+    }
+
+    /// Tried: without the bound in bytes; with a queue of one more.
+    #[test]
+    fn what_there_is_no_room_for_is_left_to_be_read() {
+        let (hand, mut receiver) = hand_over();
+        hand.over(written(1, MAX_BYTES + 1));
+        for position in 2..=6 {
+            hand.over(written(position, MAX_BYTES));
+        }
+        let handed = std::iter::from_fn(|| receiver.try_recv().ok());
+        let handed: Vec<i64> = handed.map(|written| written.first_position).collect();
+        assert_eq!(handed, [2, 3, 4, 5]);
+    }
+}

@@ -123,7 +123,7 @@ impl Member {
         in_force.into_iter().flatten()
     }
 
-    /// How many entries that may be at most, without putting them together.
+    /// How many entries its permission has at most, without putting it together.
     #[must_use]
     pub fn most_entries(&self) -> usize {
         self.history.most_entries()

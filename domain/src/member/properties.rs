@@ -186,6 +186,7 @@ proptest! {
         }
         let in_time = member_after(&heard);
         prop_assert_eq!(member.permission(), in_time.permission(), "entry by entry");
+        prop_assert!(member.most_entries() >= member.permission().entries().len());
     }
 
     #[test]
