@@ -29,7 +29,7 @@ use uuid::Uuid;
 
 /// As in the program that carries `replay` out.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Of the rate of the raw read.
 const TARGET: f64 = 1.0 / 3.0;
