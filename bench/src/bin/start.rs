@@ -15,6 +15,10 @@ use projections::runner::{ReadModel, Runner};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+/// As in the program that starts a node.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// A secret's digest, which is not counted: a token can't be without it.
 const DIGEST_BYTES: u64 = 32;
 
