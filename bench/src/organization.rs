@@ -6,7 +6,7 @@ use domain::ids::{MemberId, OrganizationId, TokenId};
 use domain::member::{Member, MemberChange, MemberCommand, MembershipFact};
 use domain::policy::{Action, Effect, Permission, ResourcePattern, Statement, built_in};
 use domain::secret::Secret;
-use featbit_tokens::log::{NameChange, Profile, UnitError, UnitOfWork};
+use featbit_tokens::log::{NameChange, Profile, Room, TokenCount, UnitError, UnitOfWork};
 
 use crate::draw::Draw;
 
@@ -155,7 +155,10 @@ impl Organization {
             organization_id: self.id,
             name_key,
             token_id,
-            at_most: Some(u32::MAX),
+            room: Some(Room {
+                at_most: u32::MAX,
+                counted: TokenCount { tokens: 0, as_of: 0 },
+            }),
         });
         Ok(Issued {
             token_id,

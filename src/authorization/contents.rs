@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::ArcSwap;
 use cqrs_es::Aggregate;
 use domain::access_token::{AccessTokenEvent, Created};
-use domain::authorization::Credential;
+use domain::authorization::{Credential, CredentialState};
 use domain::ids::{MemberId, OrganizationId, TokenId};
 use domain::member::{Member, MemberEvent, Standing};
 use domain::organization::OrganizationEvent;
@@ -76,6 +76,8 @@ impl Change {
 pub(super) struct OrganizationEntry {
     /// In the order in which they were created: a place in it is the same on every node, for ever.
     tokens: Mutex<Vec<Arc<TokenEntry>>>,
+    /// How many of them are not removed.
+    present: AtomicI64,
     members: Mutex<Vec<Arc<MemberEntry>>>,
 }
 
@@ -121,6 +123,13 @@ impl Contents {
         self.organizations.pin().values().map(Arc::clone).collect()
     }
 
+    /// How many tokens of an organization are not removed.
+    pub(super) fn token_count(&self, organization_id: OrganizationId) -> i64 {
+        let organizations = self.organizations.pin();
+        let present = |entry: &Arc<OrganizationEntry>| entry.present.load(Ordering::Acquire);
+        organizations.get(&organization_id).map_or(0, present)
+    }
+
     /// Tokens of an organization in the order in which they were created, from a place on.
     pub(super) fn tokens_from(
         &self,
@@ -150,8 +159,8 @@ impl Contents {
             credential: ArcSwap::from_pointee(credential),
             uses: Uses::default(),
         });
-        let organization = self.organization_entry(created.organization_id);
-        lock(&organization.tokens).push(Arc::clone(&entry));
+        self.organization_entry(created.organization_id)
+            .add(Arc::clone(&entry));
         self.by_id.pin().insert(created.token_id, Arc::clone(&entry));
         self.by_digest.pin().insert(created.digest, entry);
     }
@@ -162,7 +171,12 @@ impl Contents {
         };
         let by_id = self.by_id.pin();
         if let Some(entry) = by_id.get(&token_id) {
+            let present = entry.present();
             let (before, after) = entry.change(|credential| credential.apply(fact));
+            if entry.present() < present {
+                let organization = self.organization_entry(entry.creator.organization_id);
+                organization.present.fetch_sub(1, Ordering::Release);
+            }
             if matches!(fact, AccessTokenEvent::SecretRotated { .. }) {
                 self.find_by_other_secrets(entry, &before, &after);
             }
@@ -208,6 +222,7 @@ impl Contents {
         for token in lock(&organization.tokens).iter() {
             token.change(Credential::remove);
         }
+        organization.present.store(0, Ordering::Release);
         for member in lock(&organization.members).iter() {
             member.ended.store(true, Ordering::Relaxed);
             member.changed(&mut self.shared());
@@ -239,6 +254,18 @@ impl Contents {
 }
 
 impl OrganizationEntry {
+    fn begin_with(&self, tokens: Vec<Arc<TokenEntry>>) {
+        let present = tokens.iter().map(|token| token.present()).sum();
+        self.present.store(present, Ordering::Release);
+        *lock(&self.tokens) = tokens;
+    }
+
+    /// The next one to be created.
+    fn add(&self, token: Arc<TokenEntry>) {
+        self.present.fetch_add(token.present(), Ordering::Release);
+        lock(&self.tokens).push(token);
+    }
+
     /// The tokens that were used since it was last written down, and when.
     pub(super) fn unwritten_uses(&self) -> Vec<(Arc<TokenEntry>, u32)> {
         let tokens = lock(&self.tokens);
@@ -248,6 +275,11 @@ impl OrganizationEntry {
 }
 
 impl TokenEntry {
+    /// 1, or 0 where it is removed.
+    fn present(&self) -> i64 {
+        i64::from(self.credential.load().state != CredentialState::Removed)
+    }
+
     /// Only the writer calls this. Answers what the token was before, and what it is now.
     fn change(&self, change: impl FnOnce(&mut Credential)) -> (Arc<Credential>, Arc<Credential>) {
         let before = self.credential.load_full();
@@ -342,7 +374,9 @@ impl Builder {
         for (organization_id, mut tokens) in self.created {
             tokens.sort_unstable_by_key(|(created_position, _)| *created_position);
             let tokens = tokens.into_iter().map(|(_, entry)| entry).collect();
-            *lock(&self.contents.organization_entry(organization_id).tokens) = tokens;
+            self.contents
+                .organization_entry(organization_id)
+                .begin_with(tokens);
         }
         self.contents.position.store(position, Ordering::Release);
         self.contents

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 
 use super::Fence;
 use super::contents::{Contents, OrganizationEntry, TokenEntry};
+use crate::log::TokenCount;
 
 /// Who a question is about.
 #[derive(Debug)]
@@ -145,6 +146,18 @@ impl Index {
             let (member, sequence) = &**entry.member.load();
             (Arc::clone(member), *sequence)
         })
+    }
+
+    /// How many tokens an organization has.
+    #[must_use]
+    pub fn token_count(&self, organization_id: OrganizationId) -> TokenCount {
+        let contents = self.contents.load();
+        // First: what was counted in later is then counted twice, not left out.
+        let as_of = contents.position();
+        TokenCount {
+            tokens: contents.token_count(organization_id),
+            as_of,
+        }
     }
 
     /// The last position applied.

@@ -303,6 +303,6 @@ pub(super) fn name_change(caller: &Caller, token_id: TokenId, name_key: String, 
         organization_id: caller.organization_id,
         name_key,
         token_id,
-        at_most: None,
+        room: None,
     }
 }

@@ -74,7 +74,7 @@ impl Commands {
                 organization_id: token.organization_id,
                 name_key: token.name.key(),
                 token_id,
-                at_most: None,
+                room: None,
             });
             if self.append(&unit).await?.is_some() {
                 return Ok(());

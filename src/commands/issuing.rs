@@ -4,7 +4,7 @@
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use domain::access_token::management::{Change, is_under_ceiling, may_create};
 use domain::access_token::{AccessToken, AccessTokenCommand, Created, Rotation, TokenName, TokenType};
-use domain::ids::TokenId;
+use domain::ids::{OrganizationId, TokenId};
 use domain::policy::Statement;
 use domain::secret::{Secret, SecretKind};
 use ipnet::IpNet;
@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use super::access_tokens::{execute, load_caller, load_token, name_change, presumed_caller};
 use super::{Actor, Attempts, Caller, CommandError, Commands, Done, Effect};
-use crate::log::{IdempotencyEntry, UsedKey};
+use crate::log::{IdempotencyEntry, Room, TokenCount, UsedKey};
 
 /// Digits of a second, as PostgreSQL keeps them.
 const MICROSECONDS: u16 = 6;
@@ -67,7 +67,8 @@ pub struct Issued {
 }
 
 impl Commands {
-    /// Issues a token.
+    /// Issues a token. A first attempt rests on what this node knows: of the caller, and `known_count` of its organization's
+    /// tokens; it is only refused on what the log says.
     ///
     /// # Errors
     /// `Forbidden` where the caller may not, or a service token would exceed it; `IdempotencyKeyReused`; `NameTaken`;
@@ -76,6 +77,7 @@ impl Commands {
         &self,
         caller: &Caller,
         new: NewToken,
+        known_count: TokenCount,
         key: Option<&IdempotencyKey>,
     ) -> Result<Done<Issuing>, CommandError> {
         let token_id = TokenId::from(Uuid::now_v7());
@@ -83,6 +85,7 @@ impl Commands {
         let secret = new_secret(new.token_type.secret_kind())?;
         let mut attempts = Attempts::default();
         let mut known = caller.known.as_ref();
+        let mut known_count = Some(known_count);
         loop {
             let unit = self.unit(&Actor::Member(caller.clone()));
             let presumed = known.take();
@@ -104,7 +107,14 @@ impl Commands {
                 unit.remember(entry(caller, key, token_id));
             }
             let mut name = name_change(caller, token_id, new.name.key(), true);
-            name.at_most = Some(self.max_tokens);
+            let presumed_count = known_count.take();
+            name.room = Some(Room {
+                at_most: self.max_tokens,
+                counted: match presumed_count {
+                    Some(count) => count,
+                    None => self.token_count(caller.organization_id).await?,
+                },
+            });
             unit.change_name(name);
             let created = Created {
                 token_id,
@@ -122,8 +132,13 @@ impl Commands {
             };
             unit.rest_on::<AccessToken>(&token_id.to_string(), 0);
             execute(&unit, token_id, AccessTokenCommand::Create(Box::new(created))).await?;
-            if let Some(last) = self.append(&unit).await?.and_then(|appended| appended.last) {
-                return Ok(issued(token_id, secret, last, Effect::Gives));
+            match self.append(&unit).await {
+                Err(CommandError::TooManyTokens) if presumed_count.is_some() => {}
+                appended => {
+                    if let Some(last) = appended?.and_then(|appended| appended.last) {
+                        return Ok(issued(token_id, secret, last, Effect::Gives));
+                    }
+                }
             }
             attempts.again().await?;
         }
@@ -188,6 +203,19 @@ impl Commands {
             }
             attempts.again().await?;
         }
+    }
+
+    /// How many tokens an organization has now, as the log says it.
+    async fn token_count(&self, organization_id: OrganizationId) -> Result<TokenCount, CommandError> {
+        // One statement, so that both are of one moment.
+        let (tokens, as_of) = sqlx::query_as(
+            "select (select count(*) from access_token_names where organization_id = $1),
+                    (select coalesce(max(position), 0) from events)",
+        )
+        .bind(organization_id.as_uuid())
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(TokenCount { tokens, as_of })
     }
 
     /// What came of an earlier command by this key.

@@ -53,9 +53,10 @@ pub(super) async fn create(
         (Err(problem), Ok(Some(key))) => return overtaken(&service, &known, &fields, &key, problem).await,
         (Err(problem), _) => return Err(problem),
     };
+    let known_count = service.index.token_count(known.caller.organization_id);
     let created = service
         .commands
-        .create_token(&known.caller, new.clone(), key.as_ref())
+        .create_token(&known.caller, new.clone(), known_count, key.as_ref())
         .await?;
     match created.value {
         Issuing::AlreadyDone(token_id) => repeated(&service, &known, token_id, created.position).await,

@@ -432,7 +432,7 @@ async fn append_to_log(
     let rows = sqlx::query(
         "select outcome, first_position, last_position, recorded_at, hash_before, hash from append_to_log(
             $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, '[]',
-            $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29)
+            $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31)
          order by request",
     )
     .bind(columns.command_ids)
@@ -464,6 +464,8 @@ async fn append_to_log(
     .bind(columns.name_keys)
     .bind(columns.name_tokens)
     .bind(columns.name_at_most)
+    .bind(columns.name_counts)
+    .bind(columns.name_counted_at)
     .fetch_all(connection)
     .await?;
     Ok(Answer {
@@ -520,6 +522,8 @@ struct Columns<'a> {
     name_keys: Vec<&'a str>,
     name_tokens: Vec<Uuid>,
     name_at_most: Vec<Option<i64>>,
+    name_counts: Vec<Option<i64>>,
+    name_counted_at: Vec<Option<i64>>,
     offsets: Vec<Value>,
     parked: Vec<Value>,
     profiles: Vec<Value>,
@@ -568,7 +572,10 @@ impl<'a> Columns<'a> {
             self.name_organizations.push(name.organization_id.as_uuid());
             self.name_keys.push(&name.name_key);
             self.name_tokens.push(name.token_id.as_uuid());
-            self.name_at_most.push(name.at_most.map(i64::from));
+            self.name_at_most.push(name.room.map(|room| room.at_most.into()));
+            self.name_counts.push(name.room.map(|room| room.counted.tokens));
+            self.name_counted_at
+                .push(name.room.map(|room| room.counted.as_of));
         }
         self.offsets
             .extend(request.offset.iter().map(|offset| side_row(number, offset)));

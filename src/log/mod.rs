@@ -10,7 +10,7 @@ mod written;
 pub use appender::{AppendError, Appender, AppenderTask};
 pub use request::{
     AppendOutcome, AppendRequest, IdempotencyEntry, InboxKey, NameChange, NewEvent, OffsetMove, ParkedChange,
-    ParkedMessage, Partition, Profile, Recorded, Stream, UsedKey,
+    ParkedMessage, Partition, Profile, Recorded, Room, Stream, TokenCount, UsedKey,
 };
 pub use text::has_nul;
 pub use unit_of_work::{UnitError, UnitOfWork};

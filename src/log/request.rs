@@ -116,8 +116,27 @@ pub struct NameChange {
     pub name_key: String,
     /// Whose name.
     pub token_id: TokenId,
-    /// The token is a new one, of an organization that may have so many of them.
-    pub at_most: Option<u32>,
+    /// The token is a new one, for which its organization must have room.
+    pub room: Option<Room>,
+}
+
+/// How many tokens an organization may have, and how many it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// It may have so many, and not one more.
+    pub at_most: u32,
+    /// It has so many.
+    pub counted: TokenCount,
+}
+
+/// The tokens of an organization that are not removed, when the log went up to a position. Each event of the organization
+/// since then may be one more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenCount {
+    /// How many.
+    pub tokens: i64,
+    /// The position.
+    pub as_of: i64,
 }
 
 /// An idempotency key, and what it stands for from now on.
@@ -256,7 +275,8 @@ pub enum AppendOutcome {
         /// Its last event.
         last: Option<Recorded>,
     },
-    /// A stream that was read has moved on, or a command that it rests on does not stand: load and decide again.
+    /// A stream that was read has moved on, a command that it rests on does not stand, or there may be no room any more for
+    /// one more token: load and decide again.
     Conflict,
     /// An inbox key was used before by another command, and nothing else speaks against it.
     Repeated,
@@ -264,7 +284,7 @@ pub enum AppendOutcome {
     KeyUsed,
     /// The name belongs to another token.
     NameTaken,
-    /// The organization has as many tokens as it may have.
+    /// The organization had as many tokens as it may have when they were counted.
     Full,
     /// Somebody else moved the offset: this reader is no longer the partition's.
     OffsetFenced,

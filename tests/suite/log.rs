@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use featbit_tokens::log::{
     AppendOutcome, AppendRequest, Appender, IdempotencyEntry, InboxKey, NameChange, NewEvent, OffsetMove,
-    Partition, Recorded, Stream, UsedKey,
+    Partition, Recorded, Room, Stream, TokenCount, UsedKey,
 };
 use serde_json::json;
 use sqlx::{Connection, Executor, PgConnection, PgPool};
@@ -447,6 +447,56 @@ async fn a_command_resubmitted_stands_also_where_what_it_rested_on_has_moved_on(
     assert_eq!(log_is_whole(&database.pool).await, 3);
 }
 
+/// Without an event there is only the key of the command to find it by. Tried: without the row in the inbox, and with one for
+/// every command.
+#[tokio::test]
+async fn a_command_without_events_resubmitted_stands_once_too() {
+    let database = TestDatabase::new().await;
+    let node = Node::on(&database.pool);
+    let mut command = request("a", 0, 0);
+    command.streams.clear();
+    command.offset = Some(OffsetMove {
+        partition: Partition {
+            cluster_id: "c".to_owned(),
+            topic: "t".to_owned(),
+            partition: 0,
+        },
+        expected: None,
+        next_offset: 10,
+    });
+    for _ in 0..2 {
+        let outcome = node.append(command.clone()).await;
+        assert_eq!(outcome, AppendOutcome::Appended { last: None });
+    }
+    command.command_id = Uuid::new_v4();
+    assert_eq!(node.append(command).await, AppendOutcome::OffsetFenced);
+    node.append(request("a", 0, 1)).await;
+    let keys: i64 = sqlx::query_scalar("select count(*) from inbox")
+        .fetch_one(&database.pool)
+        .await
+        .unwrap();
+    assert_eq!(keys, 1, "and one with events leaves no key");
+}
+
+/// Resubmitted after the schema was brought up to date. Tried: commands with events not looked for in the inbox.
+#[tokio::test]
+async fn a_command_of_a_node_of_before_is_found_by_its_key() {
+    let database = TestDatabase::new().await;
+    let node = Node::on(&database.pool);
+    let command = request("a", 0, 2);
+    assert_eq!(node.append(command.clone()).await, appended(2));
+    let as_before = format!(
+        "alter table events disable trigger user;
+         update events set command_id = null;
+         insert into inbox values ('', '{}', 1, 2)",
+        command.command_id
+    );
+    database.pool.execute(as_before.as_str()).await.unwrap();
+    assert_eq!(node.append(command.clone()).await, appended(2));
+    database.pool.execute("delete from inbox").await.unwrap();
+    assert_eq!(node.append(command).await, AppendOutcome::Conflict);
+}
+
 #[tokio::test]
 async fn a_key_is_used_once_and_nothing_of_a_repetition_stands() {
     let database = TestDatabase::new().await;
@@ -516,7 +566,7 @@ async fn a_name_is_one_tokens_until_it_is_freed() {
             organization_id: Uuid::nil().into(),
             name_key: "ci".to_owned(),
             token_id: token.into(),
-            at_most: None,
+            room: None,
         };
         AppendRequest {
             names: vec![name],
@@ -533,23 +583,19 @@ async fn a_name_is_one_tokens_until_it_is_freed() {
     assert_eq!(node.append(named("d", two, true)).await, AppendOutcome::NameTaken);
     assert_eq!(node.append(named("e", one, false)).await, appended(3));
     assert_eq!(node.append(named("f", two, true)).await, appended(4));
-    // Tried: taken once more by whose it is (the database refuses it), and counted once more.
+    // Tried: taken once more by whose it is: the database refuses it.
     assert_eq!(node.append(named("g", two, true)).await, appended(5));
-    let tokens: i64 = sqlx::query_scalar("select tokens from organization_tokens")
-        .fetch_one(&database.pool)
-        .await
-        .unwrap();
-    assert_eq!(tokens, 1);
 }
 
-/// Before the schema was brought up to date a node had begun, and it goes on. Tried: names as jsonb passed over.
+/// Before the schema was brought up to date a node had begun, and it goes on. Tried: names as jsonb passed over; tokens that the
+/// node did not count taken for none.
 #[tokio::test]
 async fn names_are_taken_from_a_node_of_before_too() {
     let database = TestDatabase::new().await;
-    let append = async |token: u128, reserve: bool| -> String {
+    let append = async |name_key: &str, token: u128, reserve: bool, at_most: Option<u32>| -> String {
         let name = json!({
-            "request": 1, "reserve": reserve, "organization_id": Uuid::nil(), "name_key": "ci",
-            "token_id": Uuid::from_u128(token), "at_most": null,
+            "request": 1, "reserve": reserve, "organization_id": Uuid::nil(), "name_key": name_key,
+            "token_id": Uuid::from_u128(token), "at_most": at_most,
         });
         sqlx::query_scalar(
             "select outcome from append_to_log(
@@ -562,10 +608,12 @@ async fn names_are_taken_from_a_node_of_before_too() {
         .await
         .unwrap()
     };
-    assert_eq!(append(1, true).await, "appended");
-    assert_eq!(append(2, true).await, "name_taken");
-    assert_eq!(append(1, false).await, "appended");
-    assert_eq!(append(2, true).await, "appended");
+    assert_eq!(append("ci", 1, true, None).await, "appended");
+    assert_eq!(append("ci", 2, true, None).await, "name_taken");
+    assert_eq!(append("ci", 1, false, None).await, "appended");
+    assert_eq!(append("ci", 2, true, Some(2)).await, "appended");
+    assert_eq!(append("app", 3, true, Some(2)).await, "appended");
+    assert_eq!(append("web", 4, true, Some(2)).await, "full");
 }
 
 /// Also where it was appended by an answer that was lost. Tried: without the answer for a duplicate in append_to_log.
@@ -626,33 +674,79 @@ async fn an_idempotency_key_stands_for_one_command_until_it_is_30_days_old() {
     assert_eq!(log_is_whole(&database.pool).await, 3);
 }
 
-/// Tried: without the others of the batch counted (all ten were appended), and without the look at what the numbers have come
-/// to where they were believed to be far from it.
+/// Tried: without the others of the batch counted (all ten were appended).
 #[tokio::test]
 async fn an_organization_is_never_given_more_tokens_than_it_may_have_not_even_within_a_batch() {
     let database = TestDatabase::new().await;
     let node = Node::on(&database.pool);
-    let one_of_three = |id: &str, organization: u128| AppendRequest {
-        names: vec![NameChange {
-            reserve: true,
-            organization_id: Uuid::from_u128(organization).into(),
-            name_key: id.to_owned(),
-            token_id: Uuid::new_v4().into(),
-            at_most: Some(3),
-        }],
-        ..request(id, 0, 1)
-    };
     let mut appends = JoinSet::new();
     for nth in 0..10 {
         let appender = node.appender.clone();
-        let request = one_of_three(&nth.to_string(), 1);
+        let request = one_of_three(&nth.to_string(), 1, 0, 0);
         appends.spawn(async move { appender.append(request).await.unwrap() });
     }
     let outcomes = appends.join_all().await;
     let is_appended = |outcome: &&AppendOutcome| matches!(outcome, AppendOutcome::Appended { .. });
     assert_eq!(outcomes.iter().filter(is_appended).count(), 3, "{outcomes:?}");
-    assert_eq!(node.append(one_of_three("late", 1)).await, AppendOutcome::Full);
-    assert_eq!(node.append(one_of_three("elsewhere", 2)).await, appended(4));
+    assert_eq!(
+        node.append(one_of_three("late", 1, 3, 3)).await,
+        AppendOutcome::Full
+    );
+}
+
+/// By the node that asks, and maybe some events ago. Tried: without the events since (both conflicts were appended); with those
+/// of every organization (nothing was, elsewhere); without either look at where the log ends; without a bound to the events since.
+#[tokio::test]
+async fn what_has_happened_since_an_organizations_tokens_were_counted_may_be_one_more_each() {
+    let database = TestDatabase::new().await;
+    let node = Node::on(&database.pool);
+    for (position, id) in (1..).zip(["a", "b"]) {
+        assert_eq!(node.append(one_of_three(id, 1, 0, 0)).await, appended(position));
+    }
+    assert_eq!(
+        node.append(one_of_three("c", 1, 1, 0)).await,
+        AppendOutcome::Conflict
+    );
+    assert_eq!(
+        node.append(one_of_three("c", 1, 2, 1)).await,
+        AppendOutcome::Conflict
+    );
+    assert_eq!(node.append(one_of_three("c", 1, 3, 0)).await, AppendOutcome::Full);
+    assert_eq!(node.append(one_of_three("c", 1, 1, 1)).await, appended(3));
+    for (position, id) in (4..).zip(["d", "e", "f"]) {
+        assert_eq!(node.append(one_of_three(id, 2, 0, 0)).await, appended(position));
+    }
+    // Counted in an end of the log that was lost.
+    assert_eq!(
+        node.append(one_of_three("g", 3, 0, 7)).await,
+        AppendOutcome::Conflict
+    );
+    assert_eq!(node.append(one_of_three("g", 3, 0, 6)).await, appended(7));
+    // So long ago that the events since are not gone through, as long as others wait.
+    assert_eq!(node.append(request("h", 0, 10_000)).await, appended(10_007));
+    assert_eq!(
+        node.append(one_of_three("i", 4, 0, 6)).await,
+        AppendOutcome::Conflict
+    );
+    assert_eq!(node.append(one_of_three("i", 4, 0, 7)).await, appended(10_008));
+}
+
+/// A new token of an organization that may have three, and had so many when the log went up to there.
+fn one_of_three(id: &str, organization: u128, tokens: i64, as_of: i64) -> AppendRequest {
+    let organization_id = Uuid::from_u128(organization).into();
+    let mut request = request(id, 0, 1);
+    request.events[0].organization_id = organization_id;
+    request.names.push(NameChange {
+        reserve: true,
+        organization_id,
+        name_key: id.to_owned(),
+        token_id: Uuid::new_v4().into(),
+        room: Some(Room {
+            at_most: 3,
+            counted: TokenCount { tokens, as_of },
+        }),
+    });
+    request
 }
 
 #[tokio::test]

@@ -300,6 +300,25 @@ impl World {
         }
     }
 
+    /// How many tokens of an organization there are that no decision takes for removed.
+    fn tokens_there(&self, index: &Index, organization_id: OrganizationId) -> i64 {
+        let question = Question {
+            action: "",
+            resource: "",
+            organization_id: None,
+            address: None,
+            now: self.noon,
+        };
+        let is_there = |token_id: TokenId| {
+            index.decide(&Subject::Token(token_id), &question, 0, |_, answer| {
+                answer.reason != Reason::TokenRemoved
+            })
+        };
+        let tokens = self.tokens.iter();
+        let there = tokens.filter(|(of, _, token_id)| *of == organization_id && is_there(*token_id));
+        i64::try_from(there.count()).unwrap()
+    }
+
     /// Everything that can be asked here, and the answers.
     fn answers(&self, index: &Index) -> BTreeMap<String, (Reason, Option<String>)> {
         let tokens = self
@@ -339,7 +358,8 @@ impl World {
 /// From snapshots at several positions, each tailed to the end.
 ///
 /// Tried, each fails: without `has_ended` in the row; with a creator's row only where something was heard of it; with the
-/// previous secret left out; with ids that are not restored; with a tail from one position further on, and from one before.
+/// previous secret left out; with ids that are not restored; with a tail from one position further on, and from one before;
+/// without tokens counted at its beginning, with removed ones counted then.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_index_from_a_snapshot_decides_as_one_that_has_read_the_whole_log() {
     let database = TestDatabase::new().await;
@@ -371,6 +391,11 @@ async fn an_index_from_a_snapshot_decides_as_one_that_has_read_the_whole_log() {
         reasons.extend(expected.values().map(|(reason, _)| format!("{reason:?}")));
         for follower in &followers {
             assert_eq!(world.answers(&follower.index), expected);
+            for of in &world.organizations {
+                let counted = follower.index.token_count(*of);
+                assert_eq!(counted.tokens, world.tokens_there(&whole.index, *of));
+                assert_eq!(counted.as_of, whole.index.position());
+            }
         }
         for (of, id) in world
             .organizations

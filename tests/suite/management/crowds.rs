@@ -108,7 +108,7 @@ async fn of_a_thousand_changes_to_one_token_at_once_each_stands_or_conflicts() {
     );
     // Nothing stands that was not answered 200: the last event of each command is one of those positions.
     let last_of_each: Vec<i64> = sqlx::query_scalar(
-        "select last_position from inbox where source = '' and last_position > $1 order by last_position",
+        "select max(position) from events where position > $1 group by command_id order by 1",
     )
     .bind(before)
     .fetch_all(&first.database.pool)

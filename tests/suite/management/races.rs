@@ -10,7 +10,7 @@ use domain::member::{Member, MemberChange, MemberCommand, MembershipFact};
 use domain::policy::{Action, Revocation, Statement, built_in};
 use featbit_tokens::commands::issuing::NewToken;
 use featbit_tokens::commands::{Caller, CommandError, KnownMember};
-use featbit_tokens::log::{AppendOutcome, Appender, UnitOfWork};
+use featbit_tokens::log::{AppendOutcome, Appender, TokenCount, UnitOfWork};
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 use tokio::task::JoinHandle;
@@ -259,9 +259,9 @@ async fn a_personal_token_is_not_activated_under_a_membership_that_has_ended_mea
     log_is_whole(&app.database.pool).await;
 }
 
-/// What a node believes of its caller may be old, or wrong: with a later event unheard, or an earlier one. It makes a first
-/// attempt, and decides nothing. Tried: `rest_on` without a guard (the forged owner gets its token); a refusal by what is
-/// presumed (the owner is refused).
+/// What a node believes of its caller may be old, or wrong: with a later event unheard, or an earlier one; and how many tokens
+/// its organization has. It makes a first attempt, and decides nothing. Tried: `rest_on` without a guard (the forged owner gets
+/// its token); a refusal by what is presumed, of either (the owner is refused).
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_node_believes_of_its_caller_neither_permits_nor_refuses_anything() {
     let app = TestApp::start().await;
@@ -288,14 +288,21 @@ async fn what_a_node_believes_of_its_caller_neither_permits_nor_refuses_anything
         .index
         .member(owner.organization_id, owner.member_id)
         .unwrap();
-    for sequence in [0, 2, 7] {
-        let forged = believed(&nobody, Member::clone(&as_owner), sequence);
-        let answer = app.app.commands.create_token(&forged, new("forged"), None).await;
+    let as_of = app.app.index.position();
+    for (sequence, tokens) in [(0, 0), (2, 2000), (7, 1_000_000)] {
+        let count = TokenCount { tokens, as_of };
+        let create = async |caller: Caller, new: NewToken| {
+            app.app.commands.create_token(&caller, new, count, None).await
+        };
+        let answer = create(
+            believed(&nobody, Member::clone(&as_owner), sequence),
+            new("forged"),
+        )
+        .await;
         assert!(matches!(answer, Err(CommandError::Forbidden)), "{answer:?}");
 
         let unheard = believed(&owner, Member::default(), sequence);
-        let name = format!("token {sequence}");
-        let answer = app.app.commands.create_token(&unheard, new(&name), None).await;
+        let answer = create(unheard, new(&format!("token {sequence}"))).await;
         assert!(answer.is_ok(), "{answer:?}");
     }
 }
