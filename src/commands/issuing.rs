@@ -76,7 +76,7 @@ impl Commands {
     pub async fn create_token(
         &self,
         caller: &Caller,
-        new: NewToken,
+        new: &NewToken,
         known_count: TokenCount,
         key: Option<&IdempotencyKey>,
     ) -> Result<Done<Issuing>, CommandError> {

@@ -40,7 +40,7 @@ struct PageBody {
 
 /// `GET /access-tokens`
 #[utoipa::path(
-    get, path = "/access-tokens", tag = ACCESS_TOKENS, operation_id = "listAccessTokens", security(("jwt" = [])),
+    get, path = "/api/v1/access-tokens", tag = ACCESS_TOKENS, operation_id = "listAccessTokens", security(("jwt" = [])),
     summary = "A page of the organization's tokens, newest first",
     description = "Needs `ListAccessTokens`. Removed tokens are not shown. All filters given must hold.",
     params(parameters::OfMember, parameters::Filter, parameters::Paging),
@@ -79,7 +79,7 @@ pub(super) async fn list(
 
 /// `GET /access-tokens/is-name-used`
 #[utoipa::path(
-    get, path = "/access-tokens/is-name-used", tag = ACCESS_TOKENS, operation_id = "isAccessTokenNameUsed",
+    get, path = "/api/v1/access-tokens/is-name-used", tag = ACCESS_TOKENS, operation_id = "isAccessTokenNameUsed",
     security(("jwt" = [])),
     summary = "Whether a token of the organization has this name",
     description = "Names are compared trimmed and without regard to case. Needs any of `ListAccessTokens`, \
@@ -109,7 +109,7 @@ pub(super) async fn is_name_used(
 
 /// `GET /access-tokens/{id}`
 #[utoipa::path(
-    get, path = "/access-tokens/{id}", tag = ACCESS_TOKENS, operation_id = "getAccessToken", security(("jwt" = [])),
+    get, path = "/api/v1/access-tokens/{id}", tag = ACCESS_TOKENS, operation_id = "getAccessToken", security(("jwt" = [])),
     summary = "One token",
     description = "Needs `ListAccessTokens`.",
     params(parameters::TokenInPath, parameters::OfMember),
@@ -129,7 +129,7 @@ pub(super) async fn find(
 
 /// `PUT /access-tokens/{id}`
 #[utoipa::path(
-    put, path = "/access-tokens/{id}", tag = ACCESS_TOKENS, operation_id = "updateAccessToken", security(("jwt" = [])),
+    put, path = "/api/v1/access-tokens/{id}", tag = ACCESS_TOKENS, operation_id = "updateAccessToken", security(("jwt" = [])),
     summary = "Change a token's name, description, expiry or addresses",
     description = "Somebody else's personal token can't be changed. Whoever lets a service token be used longer or from \
                    more addresses must cover its statements. A token that has expired stays Inactive with a later expiry, \
@@ -165,7 +165,7 @@ pub(super) async fn update(
 
 /// `PUT /access-tokens/{id}/toggle`
 #[utoipa::path(
-    put, path = "/access-tokens/{id}/toggle", tag = ACCESS_TOKENS, operation_id = "toggleAccessToken", security(("jwt" = [])),
+    put, path = "/api/v1/access-tokens/{id}/toggle", tag = ACCESS_TOKENS, operation_id = "toggleAccessToken", security(("jwt" = [])),
     summary = "Stop a token that can be used, activate one that can't",
     description = "What it turns is the effective status: a personal token whose creator has left is Inactive. Who may, and how it is answered: see activate and deactivate. A body is not looked at.",
     params(parameters::TokenInPath, parameters::OfMember, parameters::Wait),
@@ -188,7 +188,7 @@ pub(super) async fn toggle(
 
 /// `PUT /access-tokens/{id}/activate`
 #[utoipa::path(
-    put, path = "/access-tokens/{id}/activate", tag = ACCESS_TOKENS, operation_id = "activateAccessToken", security(("jwt" = [])),
+    put, path = "/api/v1/access-tokens/{id}/activate", tag = ACCESS_TOKENS, operation_id = "activateAccessToken", security(("jwt" = [])),
     summary = "Let a token be used again",
     description = "Its creator only, for a personal token; whoever covers its statements, for a service token. One that is Active already is left as it is. A body is not looked at.",
     params(parameters::TokenInPath, parameters::OfMember),
@@ -211,7 +211,7 @@ pub(super) async fn activate(
 
 /// `PUT /access-tokens/{id}/deactivate`
 #[utoipa::path(
-    put, path = "/access-tokens/{id}/deactivate", tag = ACCESS_TOKENS, operation_id = "deactivateAccessToken", security(("jwt" = [])),
+    put, path = "/api/v1/access-tokens/{id}/deactivate", tag = ACCESS_TOKENS, operation_id = "deactivateAccessToken", security(("jwt" = [])),
     summary = "Stop a token until it is activated",
     description = "Somebody else's personal token: only with `CanManageIAM`. One that is Inactive already is left as it is. Answered when no node accepts it any more. A body is not looked at.",
     params(parameters::TokenInPath, parameters::OfMember, parameters::Wait),
@@ -239,7 +239,7 @@ pub(super) async fn deactivate(
 
 /// `DELETE /access-tokens/{id}`
 #[utoipa::path(
-    delete, path = "/access-tokens/{id}", tag = ACCESS_TOKENS, operation_id = "removeAccessToken", security(("jwt" = [])),
+    delete, path = "/api/v1/access-tokens/{id}", tag = ACCESS_TOKENS, operation_id = "removeAccessToken", security(("jwt" = [])),
     summary = "Stop a token for ever",
     description = "It can't be undone; the name is free again. One that was removed already, or never was, is removed as \
                    asked. Somebody else's personal token: only with `CanManageIAM`. Answered when no node accepts \

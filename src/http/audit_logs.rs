@@ -69,7 +69,7 @@ impl From<AuditedEvent> for EntryBody {
 
 /// `GET /audit-logs`
 #[utoipa::path(
-    get, path = "/audit-logs", tag = AUDIT, operation_id = "listAuditLogs", security(("jwt" = [])),
+    get, path = "/api/v1/audit-logs", tag = AUDIT, operation_id = "listAuditLogs", security(("jwt" = [])),
     summary = "What happened in the organization, newest first",
     description = "Every event of its tokens, its members and itself. Needs `CanManageIAM` on `iam/*`. All filters given must \
                    hold. The next page is what stands below the last position of this one, so pages don't shift while \

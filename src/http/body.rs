@@ -7,8 +7,6 @@ use axum::body::{Bytes, HttpBody};
 use axum::extract::{FromRequest, OptionalFromRequest, Request};
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
-use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 use http_body_util::BodyExt;
 use serde_json::{Map, Value};
@@ -105,36 +103,33 @@ pub(super) struct Fields(Map<String, Value>);
 
 impl Fields {
     fn parse(body: &[u8], is_json: bool) -> Result<Self, Problem> {
-        serde_json::from_slice(body)
-            .ok()
-            .and_then(Self::of)
-            .filter(|_| is_json)
-            .ok_or(Problem::Invalid(vec!["body_is_invalid"]))
-    }
-
-    /// The fields of an object; anything else has none.
-    pub(super) fn of(value: Value) -> Option<Self> {
-        match value {
-            Value::Object(fields) => Some(Self(
-                fields
-                    .into_iter()
-                    .map(|(name, value)| (name.to_ascii_lowercase(), value))
-                    .collect(),
-            )),
-            _ => None,
+        match serde_json::from_slice(body) {
+            Ok(Value::Object(fields)) if is_json => Ok(Self(fields)),
+            _ => Err(Problem::Invalid(vec!["body_is_invalid"])),
         }
     }
 
     /// SHA-256 of the object, written in one way whatever white space it came with.
     pub(super) fn digest(&self) -> [u8; 32] {
-        let text = serde_json::Value::Object(self.0.clone()).to_string();
+        let fields = self.0.iter();
+        let fields = fields.map(|(name, value)| (name.to_ascii_lowercase(), value.clone()));
+        let text = Value::Object(fields.collect()).to_string();
         Sha256::digest(text).into()
     }
 
     /// The field of this name, lower case; none where it is absent.
     pub(super) fn get(&self, name: &str) -> Option<&Value> {
-        self.0.get(name)
+        field(&self.0, name)
     }
+}
+
+/// The field of an object by its name in lower case, without regard to how it is written there; written in several ways it
+/// is the one whose name is last in the order of bytes, wherever it stands.
+pub(super) fn field<'v>(object: &'v Map<String, Value>, name: &str) -> Option<&'v Value> {
+    let mut from_last = object.iter().rev();
+    from_last
+        .find(|(written, _)| written.eq_ignore_ascii_case(name))
+        .map(|(_, value)| value)
 }
 
 impl<S: Send + Sync> FromRequest<S> for Fields {
@@ -183,15 +178,5 @@ impl From<UnreadableBody> for Problem {
             UnreadableBody::TooLarge => Self::TooLarge,
             UnreadableBody::Broken => Self::Invalid(vec!["body_is_invalid"]),
         }
-    }
-}
-
-/// Reads every body before anything is answered, whoever sends it and whether or not the route looks at it: a sender that
-/// is still sending when the answer comes may never see it.
-pub(super) async fn bound_body(request: Request, next: Next) -> Response {
-    let (parts, body) = request.into_parts();
-    match read(body).await {
-        Ok(body) => next.run(Request::from_parts(parts, body.into())).await,
-        Err(error) => Problem::from(error).into_response(),
     }
 }

@@ -64,7 +64,7 @@ impl From<Checkpoint> for CheckpointBody {
 
 /// `GET /audit-logs/checkpoints`
 #[utoipa::path(
-    get, path = "/audit-logs/checkpoints", tag = AUDIT, operation_id = "listCheckpoints", security(("jwt" = [])),
+    get, path = "/api/v1/audit-logs/checkpoints", tag = AUDIT, operation_id = "listCheckpoints", security(("jwt" = [])),
     summary = "The newest signed checkpoints of the log",
     description = "Of the whole log, newest first, at most 100: those that were in this node's directory when it started, \
                    and those that it has signed since. Needs `CanManageIAM` on `iam/*`.",

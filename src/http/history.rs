@@ -54,7 +54,7 @@ struct EntryBody {
 
 /// `GET /access-tokens/{id}/history`
 #[utoipa::path(
-    get, path = "/access-tokens/{id}/history", tag = ACCESS_TOKENS, operation_id = "getAccessTokenHistory",
+    get, path = "/api/v1/access-tokens/{id}/history", tag = ACCESS_TOKENS, operation_id = "getAccessTokenHistory",
     security(("jwt" = [])),
     summary = "What happened to a token, oldest first",
     description = "Its own events and, of a personal token, those of its creator's membership since; also when it was \

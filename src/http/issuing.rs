@@ -25,7 +25,7 @@ use crate::commands::{Caller, Done};
 
 /// `POST /access-tokens`
 #[utoipa::path(
-    post, path = "/access-tokens", tag = ACCESS_TOKENS, operation_id = "createAccessToken", security(("jwt" = [])),
+    post, path = "/api/v1/access-tokens", tag = ACCESS_TOKENS, operation_id = "createAccessToken", security(("jwt" = [])),
     summary = "Issue a token",
     description = "Its secret is in this answer and in no other. Needs `ManagePersonalAccessTokens` or \
                    `ManageServiceAccessTokens`, by its type; the statements of a service token must be covered by what \
@@ -56,7 +56,7 @@ pub(super) async fn create(
     let known_count = service.index.token_count(known.caller.organization_id);
     let created = service
         .commands
-        .create_token(&known.caller, new.clone(), known_count, key.as_ref())
+        .create_token(&known.caller, &new, known_count, key.as_ref())
         .await?;
     match created.value {
         Issuing::AlreadyDone(token_id) => repeated(&service, &known, token_id, created.position).await,
@@ -92,7 +92,7 @@ async fn overtaken(
 
 /// `POST /access-tokens/{id}/rotate`
 #[utoipa::path(
-    post, path = "/access-tokens/{id}/rotate", tag = ACCESS_TOKENS, operation_id = "rotateAccessToken",
+    post, path = "/api/v1/access-tokens/{id}/rotate", tag = ACCESS_TOKENS, operation_id = "rotateAccessToken",
     security(("jwt" = [])),
     summary = "Give a token another secret",
     description = "It is in this answer and in no other. The one before goes on working for the overlap, but not past the \

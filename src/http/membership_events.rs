@@ -50,7 +50,7 @@ pub(super) struct TakenBody {
 
 /// `POST /membership/events`
 #[utoipa::path(
-    post, path = "/membership/events", tag = MEMBERSHIP, operation_id = "sendMembershipEvents",
+    post, path = "/api/v1/membership/events", tag = MEMBERSHIP, operation_id = "sendMembershipEvents",
     security(("intakeKey" = [])),
     summary = "Tell what has happened to members",
     description = "CloudEvents 1.0, as the membership topic has them: one, or a batch of at most 1,000, in their order. An \

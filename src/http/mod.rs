@@ -161,7 +161,7 @@ fn documented(document: OpenApi) -> OpenApi {
 
 /// What answers in FeatBit's envelope.
 fn enveloped() -> OpenApiRouter<Service> {
-    let management = OpenApiRouter::default()
+    OpenApiRouter::default()
         .routes(routes!(access_tokens::list, issuing::create))
         .routes(routes!(access_tokens::is_name_used))
         .routes(routes!(
@@ -180,9 +180,7 @@ fn enveloped() -> OpenApiRouter<Service> {
         .routes(routes!(membership_events::take))
         .routes(routes!(parked::list))
         .routes(routes!(parked::retry))
-        .routes(routes!(parked::drop));
-    OpenApiRouter::default()
-        .nest("/api/v1", management)
+        .routes(routes!(parked::drop))
         .routes(routes!(health::liveness))
         .routes(routes!(health::readiness))
         .routes(routes!(metrics::show))
@@ -216,9 +214,7 @@ fn router(service: Service) -> Router {
     let enveloped = Router::from(enveloped())
         .fallback(|| async { Problem::NotFound })
         .method_not_allowed_fallback(async || Problem::MethodNotAllowed)
-        .layer(from_fn(body::bound_body))
-        .layer(from_fn(bound_time))
-        .layer(from_fn(bound_headers))
+        .layer(from_fn(bounded))
         .layer(cors(&service));
     // Envoy asks below it, at the path it has in hand.
     let forward_auth =
@@ -256,18 +252,21 @@ fn cors(service: &Service) -> CorsLayer {
         .expose_headers(Any)
 }
 
-async fn bound_time(request: Request<Body>, next: Next) -> Response {
-    let answered = async { Ok::<_, sqlx::Error>(next.run(request).await) };
+/// Within the bounds of a request: of its headers, of its body, and of the time that it may take.
+async fn bounded(request: Request<Body>, next: Next) -> Response {
+    if too_large(&request) {
+        return Problem::TooLarge.into_response();
+    }
+    // Every body is read before anything is answered, whoever sends it and whether or not the route looks at it: a sender
+    // that is still sending when the answer comes may never see it.
+    let answered = async {
+        let (parts, body) = request.into_parts();
+        let body = body::read(body).await?;
+        Ok::<_, Problem>(next.run(Request::from_parts(parts, body.into())).await)
+    };
     within(LIMIT, answered)
         .await
-        .unwrap_or_else(|error| Problem::from(error).into_response())
-}
-
-async fn bound_headers(request: Request<Body>, next: Next) -> Response {
-    match too_large(&request) {
-        true => Problem::TooLarge.into_response(),
-        false => next.run(request).await,
-    }
+        .unwrap_or_else(Problem::into_response)
 }
 
 /// Are its headers and its path together?

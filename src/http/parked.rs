@@ -72,7 +72,7 @@ impl From<ParkedMessage> for MessageBody {
 
 /// `GET /membership/parked`
 #[utoipa::path(
-    get, path = "/membership/parked", tag = MEMBERSHIP, operation_id = "listParkedMessages", security(("jwt" = [])),
+    get, path = "/api/v1/membership/parked", tag = MEMBERSHIP, operation_id = "listParkedMessages", security(("jwt" = [])),
     summary = "The membership messages that could not be used, oldest first",
     description = "Whoever they are about is denied until they are released. Needs `CanManageIAM` on `iam/*`.",
     params(parameters::OfMember, parameters::Paging),
@@ -104,7 +104,7 @@ pub(super) async fn list(
 
 /// `POST /membership/parked/{id}/retry`
 #[utoipa::path(
-    post, path = "/membership/parked/{id}/retry", tag = MEMBERSHIP, operation_id = "retryParkedMessage",
+    post, path = "/api/v1/membership/parked/{id}/retry", tag = MEMBERSHIP, operation_id = "retryParkedMessage",
     security(("jwt" = [])),
     summary = "Take what is parked of a member after all",
     description = "Everything parked of whoever the message is about, in the order in which it came, as far as it can be \
@@ -138,7 +138,7 @@ pub(super) async fn retry(
 
 /// `POST /membership/parked/{id}/drop`
 #[utoipa::path(
-    post, path = "/membership/parked/{id}/drop", tag = MEMBERSHIP, operation_id = "dropParkedMessage",
+    post, path = "/api/v1/membership/parked/{id}/drop", tag = MEMBERSHIP, operation_id = "dropParkedMessage",
     security(("jwt" = [])),
     summary = "Give a parked message up",
     description = "It will never be taken. A member of whom nothing else is parked is released; or else retry what is. Needs \

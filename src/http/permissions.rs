@@ -89,7 +89,7 @@ enum At {
 
 /// `GET /access-tokens/{id}/permissions`
 #[utoipa::path(
-    get, path = "/access-tokens/{id}/permissions", tag = AUDIT, operation_id = "getAccessTokenPermissions",
+    get, path = "/api/v1/access-tokens/{id}/permissions", tag = AUDIT, operation_id = "getAccessTokenPermissions",
     security(("jwt" = [])),
     summary = "What a token could do, now or at any time",
     description = "Answered from the log by the rules of live decisions; also of a token that was removed since. 404 where \

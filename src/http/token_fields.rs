@@ -12,10 +12,9 @@ use ipnet::IpNet;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::body::{Fields, whole_number};
+use super::body::{Fields, field, whole_number};
 use super::problem::Problem;
 use crate::commands::issuing::NewToken;
-use crate::log::has_nul;
 
 /// Statements of a token.
 const MAX_STATEMENTS: usize = 200;
@@ -172,53 +171,48 @@ fn statements(value: Option<&Value>) -> Result<Vec<Statement>, &'static str> {
         .collect()
 }
 
+/// Of its fields only what is kept is looked at: any other is ignored, whatever it holds.
 fn statement(value: &Value) -> Option<Statement> {
-    let fields = Fields::of(value.clone())?;
-    // Only in what is kept: any other field is ignored, whatever it holds. As text, not part by part: a statement holds
-    // nothing that JSON writes otherwise than a secret does.
-    let is_unfit = |value: &Value| has_nul(value) || Secret::is_in(&value.to_string());
-    let kept = ["id", "resourcetype", "effect", "actions", "resources"];
-    if kept.iter().filter_map(|name| fields.get(name)).any(is_unfit) {
-        return None;
-    }
-    let id = match fields.get("id") {
+    let fields = value.as_object()?;
+    let id = match field(fields, "id") {
         None | Some(Value::Null) => Uuid::new_v4().to_string(),
-        Some(Value::String(id)) if (1..=MAX_STATEMENT_ID).contains(&id.chars().count()) => id.clone(),
-        Some(_) => return None,
+        Some(value) => text(value)
+            .filter(|id| id.chars().count() <= MAX_STATEMENT_ID)?
+            .to_owned(),
     };
-    let effect = match fields.get("effect")?.as_str()? {
+    let effect = match field(fields, "effect")?.as_str()? {
         "allow" => Effect::Allow,
         "deny" => Effect::Deny,
         _ => return None,
     };
-    let resource_type = fields
-        .get("resourcetype")?
-        .as_str()
-        .filter(|text| !text.is_empty())?;
     Some(Statement {
         id: Some(id),
-        resource_type: resource_type.to_owned(),
+        resource_type: text(field(fields, "resourcetype")?)?.to_owned(),
         effect,
-        actions: texts(fields.get("actions")?)?
+        actions: texts(field(fields, "actions")?)?
             .into_iter()
             .map(Action::new)
             .collect(),
-        resources: texts(fields.get("resources")?)?
+        resources: texts(field(fields, "resources")?)?
             .into_iter()
             .map(ResourcePattern::new)
             .collect(),
     })
 }
 
-/// One to [`MAX_PARTS`] texts, none of them empty.
+/// One to [`MAX_PARTS`] texts.
 fn texts(value: &Value) -> Option<Vec<&str>> {
     let items = value
         .as_array()
         .filter(|items| (1..=MAX_PARTS).contains(&items.len()))?;
-    items
-        .iter()
-        .map(|item| item.as_str().filter(|text| !text.is_empty()))
-        .collect()
+    items.iter().map(text).collect()
+}
+
+/// A text that may be kept, not empty.
+fn text(value: &Value) -> Option<&str> {
+    value
+        .as_str()
+        .filter(|text| !text.is_empty() && !text.contains('\0') && !Secret::is_in(text))
 }
 
 fn description(value: Option<&Value>) -> Result<Option<String>, &'static str> {

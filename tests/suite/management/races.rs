@@ -292,7 +292,7 @@ async fn what_a_node_believes_of_its_caller_neither_permits_nor_refuses_anything
     for (sequence, tokens) in [(0, 0), (2, 2000), (7, 1_000_000)] {
         let count = TokenCount { tokens, as_of };
         let create = async |caller: Caller, new: NewToken| {
-            app.app.commands.create_token(&caller, new, count, None).await
+            app.app.commands.create_token(&caller, &new, count, None).await
         };
         let answer = create(
             believed(&nobody, Member::clone(&as_owner), sequence),
