@@ -212,15 +212,18 @@ fn texts(value: &Value) -> Option<Vec<&str>> {
 fn text(value: &Value) -> Option<&str> {
     value
         .as_str()
-        .filter(|text| !text.is_empty() && !text.contains('\0') && !Secret::is_in(text))
+        .filter(|text| !text.is_empty() && may_be_kept(text))
+}
+
+/// PostgreSQL can't hold a NUL, and a secret would stay for ever.
+fn may_be_kept(text: &str) -> bool {
+    !text.contains('\0') && !Secret::is_in(text)
 }
 
 fn description(value: Option<&Value>) -> Result<Option<String>, &'static str> {
     match value {
         None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text))
-            if text.chars().count() <= MAX_DESCRIPTION && !text.contains('\0') && !Secret::is_in(text) =>
-        {
+        Some(Value::String(text)) if text.chars().count() <= MAX_DESCRIPTION && may_be_kept(text) => {
             Ok(Some(text.clone()))
         }
         Some(_) => Err("description_is_invalid"),

@@ -176,7 +176,7 @@ async fn a_field_of_the_wrong_type_is_named() {
     .await;
 }
 
-/// It is not kept. Found by schemathesis, when `has_nul` looked at the whole statement.
+/// It is not kept. Found by schemathesis, when the whole statement was looked at.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_nul_character_in_a_field_that_is_ignored_is_ignored() {
     let app = TestApp::start().await;
@@ -187,7 +187,7 @@ async fn a_nul_character_in_a_field_that_is_ignored_is_ignored() {
     assert_eq!(answer.status, 200, "{}", answer.text);
 }
 
-/// PostgreSQL can't hold one. Tried: `has_nul` always false.
+/// PostgreSQL can't hold one. Tried: `may_be_kept` always true.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_nul_character_is_refused_where_it_stands() {
     let app = TestApp::start().await;
